@@ -1,0 +1,129 @@
+# microvm: `make` builds build/microvm and installs nothing; `make demo` and `make check` install what they need.
+
+HOST    := $(shell uname -m)
+ARCH    ?= $(HOST)
+# A cross build has a place and a compiler of its own, and its test programs run under QEMU's user mode.
+CROSS   := $(if $(filter-out $(HOST),$(ARCH)),$(ARCH)-linux-gnu-)
+BUILD   ?= $(if $(CROSS),build/$(ARCH),build)
+PREFIX  ?= /usr/local
+VERSION := 0.1.0
+
+CC      := $(CROSS)gcc
+AR      := $(CROSS)ar
+SHELL   := /bin/bash
+OPT     ?= -O2
+SAN     ?=
+WARN    := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith \
+	   -Wwrite-strings -Wvla -Wimplicit-fallthrough -Wno-missing-field-initializers
+HARDEN  := -fstack-protector-strong -fcf-protection -ftrivial-auto-var-init=zero -fPIE \
+	   -D_FORTIFY_SOURCE=2
+ifeq ($(ARCH),aarch64)
+HARDEN  := $(filter-out -fcf-protection,$(HARDEN)) -mbranch-protection=standard
+endif
+ifneq ($(SAN),)
+HARDEN  := -fPIE -fno-omit-frame-pointer -fsanitize=$(SAN) -fno-sanitize-recover=all
+OPT     := -O1
+endif
+CPPFLAGS += -D_GNU_SOURCE -I. -I$(BUILD)/include -DMICROVM_VERSION='"$(VERSION)"'
+CFLAGS  += -std=gnu17 $(OPT) -g $(WARN) $(HARDEN) -fno-strict-aliasing -ffunction-sections \
+	   -fdata-sections -pthread -MMD -MP
+LDFLAGS += -pie -Wl,-z,relro,-z,now -Wl,--gc-sections -Wl,--as-needed -pthread
+# Small libraries are linked in; libc and libseccomp are the shared ones of the start path. Decompressors are loaded
+# on demand (firmware/decompress.c).
+LDLIBS  := -l:libjansson.a -l:liburing.a -l:libfdt.so.1 -lseccomp
+
+rooms   := vmm devices devices/virtio devices/pci devices/platform devices/host firmware arch/$(ARCH)
+sources := $(wildcard $(addsuffix /*.c,$(rooms)))
+objects := $(sources:%.c=$(BUILD)/%.o)
+library := $(BUILD)/libmicrovm.a
+headers := $(wildcard $(addsuffix /*.h,$(rooms)))
+
+, := ,
+
+# make V=1 shows the commands.
+Q := $(if $(V),,@)
+say = $(if $(V),,@printf '  %-5s %s\n' $(1) $@)
+
+all: $(BUILD)/microvm
+
+$(BUILD)/microvm: $(BUILD)/vmm/main.o $(library)
+	$(call say,LINK)
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+$(library): $(filter-out $(BUILD)/vmm/main.o,$(objects))
+	$(call say,AR)
+	$(Q)rm -f $@ && $(AR) rcs $@ $^
+
+$(BUILD)/%.o: %.c
+	@mkdir -p $(@D)
+	$(call say,CC)
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
+
+# The manual page: its options come from the program's own table.
+$(BUILD)/microvm.1: images/microvm.1.in $(BUILD)/microvm
+	$(call say,MAN)
+	$(Q)sed -e '/^@OPTIONS@$$/{r /dev/stdin' -e 'd}' -e 's/@VERSION@/$(VERSION)/' $< \
+		< <($(BUILD)/microvm --print-man) > $@
+
+install: $(BUILD)/microvm $(BUILD)/microvm.1
+	install -D -m 755 -s $(BUILD)/microvm $(DESTDIR)$(PREFIX)/bin/microvm
+	install -D -m 644 $(BUILD)/microvm.1 $(DESTDIR)$(PREFIX)/share/man/man1/microvm.1
+
+clean:
+	rm -rf $(BUILD)
+
+# --- tests -------------------------------------------------------------------------------------------------------------
+
+# One Criterion program per tests/unit/test_*.c; `make unit T=test_queue` runs one.
+# Those of test_x86_*.c and test_vm.c are of one CPU's code, the latter's guests.
+T ?= $(filter-out $(if $(filter x86_64,$(ARCH)),,test_x86_% test_vm),$(patsubst tests/unit/%.c,%,$(sort $(wildcard tests/unit/test_*.c))))
+# Of another CPU there is no libcriterion-dev beside the host's own; images/deps-arm64.sh unpacks what is needed.
+foreign   := $(or $(MICROVM_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/microvm)/arm64/usr/lib/$(ARCH)-linux-gnu
+CRITERION := $(if $(CROSS),-L$(foreign) -Wl$(,)-rpath-link$(,)$(foreign) -l:libcriterion.so.3,-lcriterion)
+export RUN := $(if $(CROSS),qemu-$(ARCH) -L / -E LD_LIBRARY_PATH=$(foreign))
+driver_objects := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/driver/*.c $(if $(CROSS),tests/unit/foreign/*.c)))
+$(BUILD)/tests/unit/foreign/%.o: CPPFLAGS += -DFOREIGN_RUN='"/usr/bin/qemu-$(ARCH)"'
+unit_programs  := $(addprefix $(BUILD)/unit/,$(T))
+
+$(BUILD)/unit/%: $(BUILD)/tests/unit/%.o $(driver_objects) $(library)
+	@mkdir -p $(@D)
+	$(call say,LINK)
+	$(Q)$(CC) $(CFLAGS) $(filter-out %gc-sections,$(LDFLAGS)) $(if $(CROSS),-rdynamic) -o $@ $^ $(LDLIBS) $(CRITERION)
+
+unit-build: $(unit_programs)
+unit: unit-build
+	@tests/unit/run $(unit_programs)
+
+# The same tests with the address and undefined-behaviour sanitizers.
+unit-asan:
+	@$(MAKE) --no-print-directory BUILD=$(BUILD)/asan SAN=address,undefined unit
+
+# libFuzzer programs, one per tests/fuzz/fuzz_*.c. `make fuzz SECONDS=60` runs each so long; `make fuzz-replay` only
+# feeds them the corpus of the tree.
+SECONDS_EACH = $(or $(SECONDS),30)
+FUZZ     ?= $(patsubst tests/fuzz/%.c,%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
+fuzzers  := $(addprefix $(BUILD)/fuzz/,$(FUZZ))
+
+fuzz-build:
+	@$(MAKE) --no-print-directory BUILD=$(BUILD)/clang CC=clang SAN=fuzzer-no-link,address,undefined fuzz-programs
+fuzz-programs: $(fuzzers)
+$(BUILD)/fuzz/%: $(BUILD)/tests/fuzz/%.o $(driver_objects) $(library)
+	@mkdir -p $(@D)
+	$(call say,LINK)
+	$(Q)$(CC) -fsanitize=fuzzer,address,undefined -pthread -o $@ $^ $(LDLIBS)
+fuzz: fuzz-build
+	@tests/fuzz/run $(BUILD)/clang/fuzz $(SECONDS_EACH) $(FUZZ)
+fuzz-replay: fuzz-build
+	@tests/fuzz/run $(BUILD)/clang/fuzz 0 $(FUZZ)
+
+lint:
+	@python3 tests/lint
+
+check:
+	@tests/check
+
+-include $(wildcard tests/rig/rig.mk tests/rig/arm64.mk tests/guest/guest.mk tests/bench/bench.mk)
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
+.PHONY: all install clean unit unit-build unit-asan fuzz fuzz-build fuzz-programs fuzz-replay lint check
+.PRECIOUS: $(BUILD)/tests/unit/%.o $(BUILD)/tests/fuzz/%.o $(BUILD)/%.o
+.SECONDARY:

@@ -1,0 +1,124 @@
+/*
+ * Where a disk's bytes go: offsets and iovecs in, completions out. A disk cannot tell which device
+ * asked and knows nothing of virtio.
+ *
+ * Open on main in stage 2, and with it one `disk_queue` per owner. On its loop the owner attaches
+ * the queue, uses it, and detaches it again. Requests are started in any number and sent to the
+ * kernel together by submit(); completions come back through `done`, in any order, several per
+ * wake-up, then once `batch_done`. Both may also be called from inside submit() and drain(), for
+ * what was finished at once; start() and submit() may be called from inside both. The caller checks
+ * ranges against disk_info; start() checks them once more against the size the disk has then.
+ */
+#ifndef DEVICES_HOST_DISK_H
+#define DEVICES_HOST_DISK_H
+
+#include <sys/uio.h>
+
+#include "vmm/error.h"
+#include "vmm/loop.h"
+#include "vmm/sandbox.h"
+
+struct disk;
+struct disk_queue;
+
+enum disk_op { DISK_READ, DISK_WRITE, DISK_FLUSH, DISK_DISCARD, DISK_WRITE_ZEROES };
+
+struct disk_info {
+	uint64_t size;            /* bytes, a multiple of 512 */
+	/* logical: 512 or more; requests are multiples of it when direct */
+	uint32_t block_size;
+	uint32_t physical_block;  /* preferred */
+	bool readonly;
+	bool can_discard, can_write_zeroes;
+	uint32_t discard_granularity;
+};
+
+/* One request; owned by the caller, embedded in its own, untouched from start() until done. */
+struct disk_request {
+	enum disk_op op;
+	bool unmap;               /* WRITE_ZEROES may deallocate */
+	/* WRITE, WRITE_ZEROES, DISCARD: done only when on stable storage */
+	bool sync;
+	uint64_t offset, len;     /* bytes; len is above 0 but for FLUSH */
+	/*
+	 * READ, WRITE: `len` bytes; the disk advances them, they are the caller's again when done
+	 */
+	struct iovec *iov;
+	int iovcnt;
+	uint64_t done_so_far;     /* private, as are those below */
+	uint8_t phase, tries;
+	bool buffered;
+	struct disk_request *next;
+};
+
+struct disk_events {
+	/*
+	 * `result` 0, or -errno: -EIO, -ENOSPC, -EROFS ... A short transfer is never reported as 0:
+	 * it is continued or is -EIO.
+	 */
+	void (*done)(void *ctx, struct disk_request *rq, int result);
+	void (*batch_done)(void *ctx);
+	void *ctx;
+};
+
+struct disk_ops {
+	void (*info)(const struct disk *d, struct disk_info *ret);
+	/*
+	 * Main, stage 2: everything that opens or maps. At most `depth` requests will be in flight.
+	 */
+	int (*queue_create)(struct disk_queue **ret, struct disk *d, unsigned depth,
+		const struct disk_events *events, struct error *err);
+	/* Main; detached. Takes NULL. */
+	void (*queue_destroy)(struct disk_queue *q);
+	/*
+	 * The calling thread is the owner from now on, always the same one. `loop` NULL: nobody
+	 * waits for completions, they are found by submit() and drain() (unit tests, fuzzers).
+	 */
+	int (*queue_attach)(struct disk_queue *q, struct loop *loop);
+	/* Nothing may be in flight. */
+	void (*queue_detach)(struct disk_queue *q);
+	/*
+	 * Never blocks on the disk. On an error nothing was started and `done` will not be called:
+	 * -EBUSY when `depth` are in flight, -ERANGE outside of the disk, -EROFS, -EINVAL for a len
+	 * of 0 or no multiple of 512.
+	 */
+	int (*start)(struct disk_queue *q, struct disk_request *rq);
+	/*
+	 * One io_uring_enter for all that was started. What the kernel does not take now is sent
+	 * again later by itself.
+	 */
+	void (*submit)(struct disk_queue *q);
+	/*
+	 * Block until all in flight are done (their `done` calls are made). Owner: so a machine
+	 * pauses its devices before it stops their workers.
+	 */
+	void (*drain)(struct disk_queue *q);
+	/* Main; queues destroyed. Takes NULL. */
+	void (*close)(struct disk *d);
+};
+
+struct disk {
+	const struct disk_ops *ops;
+};
+
+struct disk_raw_config {
+	const char *path;
+	bool readonly;
+	/*
+	 * past the page cache; requests that the file cannot take so (alignment) go through it all
+	 * the same
+	 */
+	bool direct;
+	/* system calls that block instead of io_uring; also what a kernel without io_uring gets */
+	bool plain;
+};
+/*
+ * File or block device; takes an advisory lock (OFD, whole file; exclusive unless read-only). The
+ * sentence in `err` does not repeat the path: prefix it with the option. A flush that failed once
+ * makes the disk fail all later ones, since the kernel forgets which pages were lost.
+ */
+int disk_raw_open(struct disk **ret, const struct disk_raw_config *config,
+	struct error *err) NEEDS_CHECK;
+extern const struct syscall_row disk_raw_syscalls[];
+
+#endif

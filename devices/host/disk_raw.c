@@ -1,0 +1,292 @@
+/*
+ * A disk that is a file or a block device, byte for byte: opening, locking and describing it. Runs
+ * on main in stage 2; what is known then never changes. The half that moves bytes is
+ * disk_raw_queue.c.
+ *
+ * Two machines that write one file destroy it, so the file is locked as a whole: exclusive for
+ * writers, shared for readers. The lock is an OFD lock (fcntl(2)): it belongs to the open file, not
+ * to the process, so it lives exactly as long as this disk does, also after a fork or a hand-over
+ * of the fd.
+ *
+ * With direct=on there are two descriptors of the same file. O_DIRECT asks for aligned memory, and
+ * a guest may place its buffers at any address; such requests take the second descriptor, through
+ * the page cache. The kernel keeps the two coherent for requests that follow each other, which is
+ * all that a disk promises.
+ */
+#include "devices/host/disk_raw.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "vmm/log.h"
+
+enum { SECTOR = 512, DIRECT_ALIGN_DEFAULT = 4096 };
+enum { LOCK_TRIES = 100, LOCK_PAUSE_US = 5000 };
+
+static const struct {
+	int code;
+	const char *text;
+} open_sentences[] = {
+	{ ENOENT, "no such file; check the path" },
+	{ ENOTDIR, "a part of the path is not a directory; check the path" },
+	{ EISDIR, "is a directory; a disk is a file or a block device" },
+	{ EACCES, "permission denied; check the rights of the file, or add readonly=on if it may "
+		"only be read" },
+	{ EPERM, "permission denied; check the rights of the file, or add readonly=on if it may "
+		"only be read" },
+	{ EROFS, "is on a read-only file system; add readonly=on" },
+	{ ELOOP, "too many symbolic links; check the path" },
+	{ ENXIO, "no device behind this name; check the path" },
+	{ EBUSY, "is in use by the host (mounted?); unmount it first" },
+};
+
+static int open_failed(int code, struct error *err)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(open_sentences); i++)
+		if (open_sentences[i].code == code)
+			return error_set(err, code, "%s", open_sentences[i].text);
+	return error_set(err, code, "cannot be opened: %s", strerror(code));
+}
+
+static int open_file(const struct disk_raw_config *config, struct error *err)
+{
+	int flags = (config->readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NOCTTY;
+	struct stat st;
+	int fd;
+
+	/*
+	 * O_NONBLOCK: a FIFO in the wrong place must not hang us. It is taken off below: io_uring
+	 * would answer EAGAIN.
+	 */
+	fd = open(config->path, flags | O_NONBLOCK);
+	if (fd < 0)
+		return open_failed(errno, err);
+	if (fstat(fd, &st) || fcntl(fd, F_SETFL, 0)) {
+		int code = errno;
+
+		close(fd);
+		return open_failed(code, err);
+	}
+	if (S_ISREG(st.st_mode) || S_ISBLK(st.st_mode))
+		return fd;
+	close(fd);
+	if (S_ISDIR(st.st_mode))
+		return open_failed(EISDIR, err);
+	return error_set(err, EINVAL, "is neither a file nor a block device; give one of them");
+}
+
+static int lock_file(int fd, bool readonly, struct error *err)
+{
+	struct flock lock = { .l_type = readonly ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET };
+	struct flock holder = lock;
+
+	/*
+	 * The kernel frees a closed io_uring, and with it the files registered there and their
+	 * locks, some time later: a machine that is started right after another ended must not be
+	 * told that the disk is in use.
+	 */
+	for (int i = 0; i < LOCK_TRIES; i++) {
+		if (!fcntl(fd, F_OFD_SETLK, &lock))
+			return 0;
+		if (errno != EAGAIN && errno != EACCES)
+			break;
+		usleep(LOCK_PAUSE_US);
+	}
+	if (errno != EAGAIN && errno != EACCES) {
+		/*
+		 * Some network file systems have no locks; that must not make their disks unusable.
+		 */
+		log_warn("a disk cannot be locked (%s): nothing keeps a second machine away from "
+			"it",
+			strerror(errno));
+		return 0;
+	}
+	/* Only a lock of the older kind names its process. */
+	if (!fcntl(fd, F_OFD_GETLK, &holder) && holder.l_type != F_UNLCK && holder.l_pid > 0)
+		return error_set(err, EBUSY,
+			"is in use by another machine (process %d); stop that one, or share the "
+			"disk with readonly=on in all",
+			holder.l_pid);
+	return error_set(err, EBUSY,
+		"is in use by another machine; stop that one, or share the disk with readonly=on "
+		"in all");
+}
+
+static int describe_block_device(struct raw_disk *d, struct error *err)
+{
+	unsigned physical = 0;
+	int logical = 0;
+
+	if (ioctl(d->fd, BLKGETSIZE64, &d->info.size) || ioctl(d->fd, BLKSSZGET, &logical) ||
+		ioctl(d->fd, BLKPBSZGET, &physical))
+		return error_set(err, errno, "the block device does not tell its size: %s",
+			strerror(errno));
+	if (logical < SECTOR || !is_pow2((uint64_t)logical))
+		return error_set(err, EINVAL,
+			"the block device has blocks of %d bytes; 512 or 4096 are expected",
+			logical);
+	d->info.block_size = (uint32_t)logical;
+	d->info.physical_block = MAX(physical, (unsigned)logical);
+	d->info.discard_granularity = d->info.physical_block;
+	d->info.can_discard = true;
+	return 0;
+}
+
+/*
+ * Punching a hole past the end changes nothing, and says whether the file system can punch at all.
+ */
+static bool can_punch(int fd, uint64_t size)
+{
+	return !fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)size, SECTOR);
+}
+
+static void describe_file(struct raw_disk *d, const struct stat *st)
+{
+	d->info.size = (uint64_t)st->st_size;
+	d->info.block_size = SECTOR;
+	d->info.physical_block = SECTOR;
+	if (st->st_blksize > SECTOR && is_pow2((uint64_t)st->st_blksize) &&
+		st->st_blksize <= PAGE_4K)
+		d->info.physical_block = (uint32_t)st->st_blksize;
+	d->info.discard_granularity = d->info.physical_block;
+	d->info.can_discard = can_punch(d->fd, d->info.size);
+}
+
+static int describe(struct raw_disk *d, const struct disk_raw_config *config, struct error *err)
+{
+	struct stat st;
+	int r;
+
+	if (fstat(d->fd, &st))
+		return open_failed(errno, err);
+	if (S_ISBLK(st.st_mode)) {
+		r = describe_block_device(d, err);
+		if (r)
+			return r;
+	} else {
+		describe_file(d, &st);
+	}
+	if (!d->info.size)
+		return error_set(err, EINVAL,
+			"is empty; make it larger first, for example with: truncate -s 10G FILE");
+	if (d->info.size % SECTOR)
+		return error_set(err, EINVAL,
+			"has a size of %llu bytes, which is not a multiple of 512; is this a raw "
+			"disk image?",
+			(unsigned long long)d->info.size);
+	d->info.readonly = config->readonly;
+	d->info.can_discard &= !config->readonly;
+	d->info.can_write_zeroes = !config->readonly; /* by hand where the file cannot */
+	return 0;
+}
+
+/*
+ * statx(2) tells since Linux 6.1 what O_DIRECT asks for; before, a page is right for every disk
+ * there is.
+ */
+static void learn_alignment(struct raw_disk *d)
+{
+	struct statx stx = { 0 };
+
+	d->mem_align = d->file_align = MAX(d->info.block_size, (uint32_t)DIRECT_ALIGN_DEFAULT);
+	if (statx(d->fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &stx) ||
+		!(stx.stx_mask & STATX_DIOALIGN))
+		return;
+	if (is_pow2(stx.stx_dio_mem_align) && is_pow2(stx.stx_dio_offset_align)) {
+		d->mem_align = stx.stx_dio_mem_align;
+		d->file_align = stx.stx_dio_offset_align;
+	}
+}
+
+static int open_direct(struct raw_disk *d, const struct disk_raw_config *config, struct error *err)
+{
+	char self[32];
+	int fd;
+
+	/* The same file again, whatever the path names by now. */
+	snprintf(self, sizeof(self), "/proc/self/fd/%d", d->buffered_fd);
+	fd = open(self, (config->readonly ? O_RDONLY : O_RDWR) | O_DIRECT | O_CLOEXEC | O_NOCTTY);
+	if (fd < 0 && (errno == EINVAL || errno == EOPNOTSUPP))
+		return error_set(err, EINVAL,
+			"its file system has no direct I/O; leave out direct=on or move the file");
+	if (fd < 0)
+		return open_failed(errno, err);
+	d->fd = fd;
+	d->direct = true;
+	learn_alignment(d);
+	return 0;
+}
+
+static void raw_close(struct disk *disk)
+{
+	struct raw_disk *d = container_of(disk, struct raw_disk, disk);
+
+	if (!disk)
+		return;
+	/*
+	 * By hand: the kernel may keep the file, and with it the lock, for as long as it takes the
+	 * rings apart.
+	 */
+	if (d->buffered_fd >= 0)
+		fcntl(d->buffered_fd, F_OFD_SETLK, &(struct flock){ .l_type = F_UNLCK, .l_whence = SEEK_SET });
+	if (d->fd >= 0 && d->fd != d->buffered_fd)
+		close(d->fd);
+	if (d->buffered_fd >= 0)
+		close(d->buffered_fd);
+	free(d);
+}
+
+static void raw_info(const struct disk *disk, struct disk_info *ret)
+{
+	*ret = ((const struct raw_disk *)disk)->info;
+}
+
+static const struct disk_ops raw_ops = {
+	.info = raw_info,
+	.queue_create = raw_queue_create,
+	.queue_destroy = raw_queue_destroy,
+	.queue_attach = raw_queue_attach,
+	.queue_detach = raw_queue_detach,
+	.start = raw_queue_start,
+	.submit = raw_queue_submit,
+	.drain = raw_queue_drain,
+	.close = raw_close,
+};
+
+int disk_raw_open(struct disk **ret, const struct disk_raw_config *config, struct error *err)
+{
+	struct raw_disk *d = calloc(1, sizeof(*d));
+	int r;
+
+	if (!d)
+		return error_set(err, ENOMEM, "out of memory");
+	d->disk.ops = &raw_ops;
+	d->plain = config->plain;
+	d->fd = d->buffered_fd = -1;
+	r = open_file(config, err);
+	if (r < 0)
+		goto fail;
+	d->fd = d->buffered_fd = r;
+	r = lock_file(d->fd, config->readonly, err);
+	if (r)
+		goto fail;
+	r = describe(d, config, err);
+	if (r)
+		goto fail;
+	if (config->direct) {
+		r = open_direct(d, config, err);
+		if (r)
+			goto fail;
+	}
+	*ret = &d->disk;
+	return 0;
+fail:
+	raw_close(&d->disk);
+	return r;
+}

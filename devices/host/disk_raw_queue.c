@@ -1,0 +1,396 @@
+/*
+ * The half of the raw disk that moves bytes: one io_uring per queue, or, where the kernel has none
+ * to give, the same steps as plain system calls that block.
+ *
+ * What a request needs next is decided in disk_raw_op.c; here it is executed, by the ring or by a
+ * system call: the only difference between the two modes.
+ *
+ * The ring is made by main, in stage 2, disabled: nothing is opened or mapped later. Its owner
+ * enables it with its first attach, which makes that thread the only one that may submit
+ * (SINGLE_ISSUER). The ring's fd itself sits in the epoll set: no eventfd, no read of it, and
+ * completions are taken from shared memory without a call. That excludes DEFER_TASKRUN, under which
+ * the fd stays silent until its owner asks (Linux 6.18); measured, COOP_TASKRUN with the fd takes 2
+ * to 3 system calls per lone request, DEFER_TASKRUN with an eventfd 7, at the same time per
+ * request. A request from the page cache is done when io_uring_enter returns: submit() collects it
+ * at once, without a wake-up.
+ *
+ * All but create and destroy: the thread that owns the queue. The ring belongs for good to the
+ * thread of the first attach.
+ */
+#include "devices/host/disk_raw.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <liburing.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+enum {
+	REAP_BATCH = 64,
+	/* of enter and reap in one submit(), then the loop gets its turn */
+	ROUNDS_MAX = 8,
+	REGISTER_ENABLE_RINGS = 12, /* io_uring_register(2) */
+};
+
+enum { NFILES = FILE_BUFFERED + 1 };
+
+struct disk_queue {
+	struct raw_disk *disk;       /* const */
+	struct disk_events events;   /* const */
+	unsigned depth;              /* const */
+	bool has_ring;               /* const */
+	struct io_uring ring;        /* owner */
+	bool enabled, inside;        /* owner; inside: submit() is on the stack */
+	unsigned in_flight;          /* owner; started, not done */
+	unsigned finished;           /* owner; done calls since the last batch_done */
+	struct disk_request *head, **tail; /* owner; to be executed next, without a ring */
+	/* owner; NULL while detached, and for owners that only drain */
+	struct loop *loop;
+	struct loop_source *source;
+	bool retry_posted;           /* owner */
+};
+
+static const uint8_t zeroes[RAW_ZERO_BYTES] __attribute__((aligned(PAGE_4K)));
+
+static void op_to_sqe(struct io_uring_sqe *sqe, const struct raw_op *op)
+{
+	switch (op->kind) {
+	case OP_READ:
+		io_uring_prep_readv(sqe, op->file, op->iov, (unsigned)op->iovcnt, op->offset);
+		break;
+	case OP_WRITE:
+		io_uring_prep_writev(sqe, op->file, op->iov, (unsigned)op->iovcnt, op->offset);
+		break;
+	case OP_ZEROES:
+		io_uring_prep_write(sqe, op->file, zeroes, (unsigned)op->len, op->offset);
+		break;
+	case OP_FALLOCATE:
+		io_uring_prep_fallocate(sqe, op->file, op->mode, (off_t)op->offset, (off_t)op->len);
+		break;
+	case OP_SYNC:
+		io_uring_prep_fsync(sqe, op->file, IORING_FSYNC_DATASYNC);
+		break;
+	}
+	sqe->flags |= IOSQE_FIXED_FILE;
+}
+
+/* Bytes, or -errno, as a completion would have it. */
+static ssize_t op_execute(const struct raw_disk *d, const struct raw_op *op)
+{
+	int fd = op->file == FILE_MAIN ? d->fd : d->buffered_fd;
+	off_t offset = (off_t)op->offset;
+	ssize_t r = -1;
+
+	switch (op->kind) {
+	case OP_READ:
+		r = preadv(fd, op->iov, op->iovcnt, offset);
+		break;
+	case OP_WRITE:
+		r = pwritev(fd, op->iov, op->iovcnt, offset);
+		break;
+	case OP_ZEROES:
+		r = pwritev(fd, &(struct iovec){ (void *)zeroes, op->len }, 1, offset);
+		break;
+	case OP_FALLOCATE:
+		r = fallocate(fd, op->mode, offset, (off_t)op->len);
+		break;
+	case OP_SYNC:
+		r = fdatasync(fd);
+		break;
+	}
+	return r < 0 ? -errno : r;
+}
+
+static void finish(struct disk_queue *q, struct disk_request *rq, int result)
+{
+	q->in_flight--;
+	q->finished++;
+	q->events.done(q->events.ctx, rq, result);
+}
+
+/* Give the request's next operation to the ring or to the list. */
+static void issue(struct disk_queue *q, struct disk_request *rq)
+{
+	struct io_uring_sqe *sqe;
+	struct raw_op op;
+
+	if (!q->has_ring) {
+		rq->next = NULL;
+		*q->tail = rq;
+		q->tail = &rq->next;
+		return;
+	}
+	/*
+	 * There are as many entries as requests in flight, and each has at most one operation out.
+	 */
+	sqe = io_uring_get_sqe(&q->ring);
+	op = raw_op_next(q->disk, rq);
+	op_to_sqe(sqe, &op);
+	io_uring_sqe_set_data(sqe, rq);
+}
+
+static void take_result(struct disk_queue *q, struct disk_request *rq, ssize_t res)
+{
+	int result;
+
+	if (raw_op_result(q->disk, rq, res, &result) == RAW_AGAIN)
+		issue(q, rq);
+	else
+		finish(q, rq, result);
+}
+
+static void reap(struct disk_queue *q)
+{
+	struct io_uring_cqe *cqe[REAP_BATCH];
+	struct {
+		struct disk_request *rq;
+		int res;
+	} got[REAP_BATCH];
+	unsigned n;
+
+	do {
+		n = io_uring_peek_batch_cqe(&q->ring, cqe, REAP_BATCH);
+		for (unsigned i = 0; i < n; i++) {
+			got[i].rq = io_uring_cqe_get_data(cqe[i]);
+			got[i].res = cqe[i]->res;
+		}
+		io_uring_cq_advance(&q->ring, n);
+		for (unsigned i = 0; i < n; i++)
+			take_result(q, got[i].rq, got[i].res);
+	} while (n == REAP_BATCH);
+}
+
+static void execute_list(struct disk_queue *q)
+{
+	struct disk_request *rq = q->head, *next;
+
+	q->head = NULL;
+	q->tail = &q->head;
+	for (; rq; rq = next) {
+		struct raw_op op = raw_op_next(q->disk, rq);
+
+		next = rq->next; /* issue() may put it on the list again */
+		take_result(q, rq, op_execute(q->disk, &op));
+	}
+}
+
+static bool unsent(struct disk_queue *q)
+{
+	return q->has_ring ? io_uring_sq_ready(&q->ring) > 0 : q->head != NULL;
+}
+
+static void batch_done(struct disk_queue *q)
+{
+	if (!q->finished)
+		return;
+	q->finished = 0;
+	q->events.batch_done(q->events.ctx);
+}
+
+static void rounds(struct disk_queue *q, unsigned wait);
+
+static void on_retry(void *ctx)
+{
+	struct disk_queue *q = ctx;
+
+	q->retry_posted = false;
+	if (q->loop) /* else it was drained and detached meanwhile */
+		rounds(q, 0);
+}
+
+/* 0 or more, or -errno of io_uring_enter. */
+static int ring_send(struct disk_queue *q, unsigned wait)
+{
+	if (wait && !io_uring_cq_ready(&q->ring))
+		return io_uring_submit_and_wait(&q->ring, wait);
+	return io_uring_sq_ready(&q->ring) ? io_uring_submit(&q->ring) : 0;
+}
+
+/*
+ * Send and collect, a bounded number of rounds: a guest that always has one more request must not
+ * keep the loop from its other work. `wait`: block until at least so many completions are there.
+ */
+static void rounds(struct disk_queue *q, unsigned wait)
+{
+	int r = 0;
+
+	q->inside = true;
+	for (int i = 0; i < ROUNDS_MAX; i++) {
+		if (!q->has_ring) {
+			execute_list(q);
+		} else {
+			r = ring_send(q, wait);
+			reap(q);
+		}
+		batch_done(q);
+		if (!unsent(q) || r == -EAGAIN || r == -EBUSY)
+			break;
+	}
+	q->inside = false;
+	/*
+	 * What is left goes out when the others of this loop had their turn, or when the kernel has
+	 * memory again.
+	 */
+	if (unsent(q) && q->loop && !q->retry_posted)
+		q->retry_posted = !loop_post(q->loop, on_retry, q);
+}
+
+static void on_ring(void *ctx, unsigned events)
+{
+	(void)events;
+	rounds(ctx, 0);
+}
+
+int raw_queue_start(struct disk_queue *q, struct disk_request *rq)
+{
+	const struct disk_info *info = &q->disk->info;
+
+	if (q->in_flight == q->depth)
+		return -EBUSY;
+	if (info->readonly && rq->op != DISK_READ && rq->op != DISK_FLUSH)
+		return -EROFS;
+	if (rq->op != DISK_FLUSH) {
+		if (!rq->len || (rq->offset | rq->len) % 512)
+			return -EINVAL;
+		if (!range_inside(rq->offset, rq->len, 0, info->size))
+			return -ERANGE;
+	}
+	raw_op_begin(q->disk, rq);
+	q->in_flight++;
+	issue(q, rq);
+	return 0;
+}
+
+void raw_queue_submit(struct disk_queue *q)
+{
+	/* From inside a callback: the rounds further up the stack send it. */
+	if (!q->inside && unsent(q))
+		rounds(q, 0);
+}
+
+void raw_queue_drain(struct disk_queue *q)
+{
+	/*
+	 * The kernel holds each request for a time of its own choosing, but it gives every one
+	 * back.
+	 */
+	while (q->in_flight && !q->inside)
+		rounds(q, 1);
+}
+
+int raw_queue_attach(struct disk_queue *q, struct loop *loop)
+{
+	int r;
+
+	if (q->has_ring && !q->enabled) {
+		r = io_uring_enable_rings(&q->ring);
+		if (r < 0)
+			return r;
+		q->enabled = true;
+	}
+	if (!loop)
+		return 0;
+	q->loop = loop;
+	r = q->has_ring ? loop_add(loop, q->ring.ring_fd, LOOP_READ, on_ring, q, &q->source) : 0;
+	if (r)
+		raw_queue_detach(q);
+	return r;
+}
+
+void raw_queue_detach(struct disk_queue *q)
+{
+	loop_remove(q->source);
+	q->source = NULL;
+	q->loop = NULL;
+}
+
+/*
+ * A ring is a second way into the kernel, which the thread's filter does not see: for good it may
+ * do only what a disk needs, and only to the files registered with it (io_uring_register(2),
+ * IORING_REGISTER_RESTRICTIONS).
+ */
+static int restrict_ring(struct io_uring *ring)
+{
+	static const uint8_t ops[] = { IORING_OP_READV, IORING_OP_WRITEV, IORING_OP_WRITE, IORING_OP_FALLOCATE,
+		IORING_OP_FSYNC };
+	struct io_uring_restriction allow[ARRAY_SIZE(ops) + 2] = { 0 };
+	unsigned n = 0;
+
+	for (; n < ARRAY_SIZE(ops); n++) {
+		allow[n].opcode = IORING_RESTRICTION_SQE_OP;
+		allow[n].sqe_op = ops[n];
+	}
+	allow[n].opcode = IORING_RESTRICTION_SQE_FLAGS_REQUIRED;
+	allow[n++].sqe_flags = IOSQE_FIXED_FILE;
+	allow[n].opcode = IORING_RESTRICTION_REGISTER_OP;
+	allow[n++].register_op = REGISTER_ENABLE_RINGS;
+	return io_uring_register_restrictions(ring, allow, n);
+}
+
+/* The best ring this kernel has: each flag set is newer than the next. */
+static int make_ring(struct disk_queue *q)
+{
+	static const unsigned flags[] = {
+		/* 6.0 */
+		IORING_SETUP_SUBMIT_ALL | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_SINGLE_ISSUER,
+		IORING_SETUP_SUBMIT_ALL | IORING_SETUP_COOP_TASKRUN, /* 5.19 */
+		0,
+	};
+	int files[NFILES] = { [FILE_MAIN] = q->disk->fd, [FILE_BUFFERED] = q->disk->buffered_fd };
+	int r = -ENOSYS;
+
+	for (size_t i = 0; i < ARRAY_SIZE(flags); i++) {
+		r = io_uring_queue_init(q->depth, &q->ring, flags[i] | IORING_SETUP_R_DISABLED);
+		if (r != -EINVAL)
+			break;
+	}
+	if (r < 0)
+		return r;
+	r = io_uring_register_files(&q->ring, files, NFILES);
+	if (r == 0)
+		r = restrict_ring(&q->ring);
+	if (r < 0)
+		io_uring_queue_exit(&q->ring);
+	return r;
+}
+
+int raw_queue_create(struct disk_queue **ret, struct disk *disk, unsigned depth,
+	const struct disk_events *events,
+	struct error *err)
+{
+	struct disk_queue *q = calloc(1, sizeof(*q));
+
+	if (!q)
+		return error_set(err, ENOMEM, "out of memory");
+	q->disk = container_of(disk, struct raw_disk, disk);
+	q->events = *events;
+	q->depth = depth;
+	q->tail = &q->head;
+	/*
+	 * No io_uring (switched off by sysctl, a container's filter, no memory to lock): system
+	 * calls do the same.
+	 */
+	q->has_ring = !q->disk->plain && !make_ring(q);
+	*ret = q;
+	return 0;
+}
+
+void raw_queue_destroy(struct disk_queue *q)
+{
+	if (!q)
+		return;
+	if (q->has_ring)
+		io_uring_queue_exit(&q->ring);
+	free(q);
+}
+
+const struct syscall_row disk_raw_syscalls[] = {
+	{ SYSCALL(io_uring_enter, "send a batch of disk requests, collect completions") },
+	{ SYSCALL(io_uring_register, "enable the ring that main made; binds it to this thread",
+		SYSCALL_ARG_EQ(1, REGISTER_ENABLE_RINGS)) },
+	{ SYSCALL(preadv, "read a disk without io_uring") },
+	{ SYSCALL(pwritev, "write a disk without io_uring") },
+	{ SYSCALL(fdatasync, "flush a disk without io_uring") },
+	{ SYSCALL(fallocate, "discard and zero on a disk without io_uring") },
+	SYSCALL_END,
+};

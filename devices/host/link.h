@@ -1,0 +1,118 @@
+/*
+ * Where network frames go. A link takes and gives Ethernet frames through iovecs, each with a
+ * virtio_net_hdr before it; a link without offloads ignores that header when sending and gives one
+ * of zeroes. It knows nothing of queues.
+ *
+ * Open on main in stage 2; used on the loop of one owner (per queue pair), between attach and
+ * detach. A peer may be hostile or dead: the worst it can do is take its link down.
+ */
+#ifndef DEVICES_HOST_LINK_H
+#define DEVICES_HOST_LINK_H
+
+#include <linux/if_tun.h>
+#include <linux/ioctl.h>
+#include <sys/uio.h>
+
+#include "vmm/error.h"
+#include "vmm/loop.h"
+#include "vmm/sandbox.h"
+
+struct link;
+
+enum {
+	LINK_OFFLOAD_CSUM = 1,
+	LINK_OFFLOAD_TSO4 = 2,
+	LINK_OFFLOAD_TSO6 = 4,
+	LINK_OFFLOAD_TSO_ECN = 8,
+};
+
+enum {
+	LINK_HEADER_LEN = 12,            /* virtio 1.2 §5.1.6, with num_buffers */
+	LINK_FRAME_MIN = 14,             /* an Ethernet header; padding is the wire's business */
+	LINK_FRAME_MAX = 65535 + 14 + 4,
+	LINK_IOV_MAX = 256,              /* longest iov of a send or recv */
+};
+
+/* All called on the owner's loop; up and down are told once each. */
+struct link_events {
+	void (*readable)(void *ctx);     /* frames wait, and link_ops.listen(true) was said */
+	void (*writable)(void *ctx);     /* after -EAGAIN of send */
+	void (*state)(void *ctx, bool up);
+	void *ctx;
+};
+
+struct link_ops {
+	/*
+	 * Send one frame of `total` bytes, header included. iov[0] is the header and nothing else;
+	 * the link may overwrite that element of the array. 0: taken (sent, or dropped as a network
+	 * may); -EAGAIN: not now, send the same again after `writable`;
+	 * -ENETDOWN: the link is down, frame dropped.
+	 */
+	int (*send)(struct link *l, struct iovec *iov, int n, size_t total);
+	/*
+	 * Receive one frame with its header before it into iov[0..n); iov[n] is room for the link's
+	 * own use. Bytes, header included;
+	 * -EAGAIN: none now; -EMSGSIZE: iov is too small for the frame, which is gone, as is one
+	 * that is malformed; -ENETDOWN.
+	 */
+	ssize_t (*recv)(struct link *l, struct iovec *iov, int n);
+	int (*attach)(struct link *l, struct loop *loop, const struct link_events *events);
+	/*
+	 * Whether `readable` is wanted; off after attach. While it is off a waiting frame costs
+	 * nothing.
+	 */
+	void (*listen)(struct link *l, bool on);
+	void (*detach)(struct link *l);
+	/*
+	 * What the driver can take in frames that it receives (LINK_OFFLOAD_*, a subset of
+	 * `offloads`).
+	 */
+	int (*set_offload)(struct link *l, unsigned offloads);
+	/* Main; detached. Takes NULL. */
+	void (*close)(struct link *l);
+};
+
+struct link {
+	const struct link_ops *ops;
+	unsigned offloads;   /* const; LINK_OFFLOAD_* that it can do */
+	uint32_t mtu;        /* const; 0: unknown, any frame up to LINK_FRAME_MAX */
+	bool up;             /* owner; main before attach */
+};
+
+struct link_tap_config {
+	const char *name;    /* NULL: the kernel chooses */
+	const uint8_t *host_mac;
+	const char *ip, *mask; /* of the host's end; NULL: left alone; mask NULL: 255.255.255.0 */
+	uint32_t mtu;        /* 0: left alone */
+};
+/*
+ * Link i of n, for n queues of the tap `name` (1, or 2 and more: a multi-queue tap). An existing
+ * tap is attached to, else one is made, which needs CAP_NET_ADMIN.
+ */
+int link_tap_open(struct link **ret, unsigned n, const struct link_tap_config *config,
+	struct error *err) NEEDS_CHECK;
+/* A fd that is a tap already, handed over. Takes the fd, also when it fails. */
+int link_tap_adopt(struct link **ret, int fd, struct error *err) NEEDS_CHECK;
+/* Rows of the owner's table. */
+#define LINK_TAP_SYSCALL_ROWS                                                                      \
+	{ SYSCALL(readv, "a frame from the tap into the guest's buffers") },                       \
+	{ SYSCALL(writev, "a frame from the guest's buffers to the tap") },                        \
+	{ SYSCALL(ioctl, "tell the tap what the driver takes", SYSCALL_ARG_EQ(1, TUNSETOFFLOAD)) }
+
+struct link_passt_config {
+	const char *program;   /* "passt"; found by PATH */
+	const char *const *args; /* more arguments (port forwards), NULL ends; may be NULL */
+	uint32_t mtu;          /* 0: passt's own choice */
+};
+/*
+ * Starts passt with one end of a socket pair, and watches it: when it dies the link goes down.
+ * close() ends it.
+ */
+int link_passt_open(struct link **ret, const struct link_passt_config *config,
+	struct error *err) NEEDS_CHECK;
+#define LINK_PASST_SYSCALL_ROWS                                                                    \
+	{ SYSCALL(sendmsg, "frames to passt") },                                                   \
+	{ SYSCALL(recvfrom, "frames from passt") },                                                \
+	{ SYSCALL(waitid, "how passt ended") }
+
+#endif

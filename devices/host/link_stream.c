@@ -1,0 +1,403 @@
+/*
+ * A link over a stream socket, on which each frame follows its length in 4 bytes, big-endian: the
+ * wire of passt and of QEMU's stream netdev.
+ *
+ * The owner of the link reads as much as fits in one buffer and hands out the frames in it; a frame
+ * that the socket takes only in part is kept and finished before the next one is taken, so the link
+ * holds at most one frame to send and one buffer of received ones.
+ *
+ * The stream has no way to find the next frame after a wrong length. So a length of 0 or above
+ * LINK_FRAME_MAX, an end of the stream, an error, or the end of the peer's process takes the link
+ * down, once and for good, and its events say so. Nothing that the peer sends can do more.
+ */
+#include "devices/host/link_stream.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "vmm/log.h"
+
+enum {
+	LENGTH_BYTES = 4,
+	RX_BYTES = 128 * KIB,
+	TX_BYTES = LENGTH_BYTES + LINK_FRAME_MAX,
+};
+_Static_assert(RX_BYTES > TX_BYTES, "a whole frame always fits in the buffer, so reading makes "
+	"progress");
+
+struct stream {
+	struct link link;             /* first */
+	int fd, pidfd;                /* const; pidfd -1: nobody to watch */
+	int errors_fd;                /* const; what it writes to stderr; -1: not kept */
+	const char *name;             /* const; of the peer, for lines */
+	struct loop *loop;            /* owner */
+	struct loop_source *source, *watch;
+	struct link_events events;
+	bool listening, blocked;      /* owner */
+	bool again_posted;            /* owner */
+	size_t rx_start, rx_end;      /* owner; bytes of rx that are not handed out */
+	size_t tx_start, tx_end;      /* owner; bytes of tx that the socket did not take yet */
+	uint8_t rx[RX_BYTES];
+	uint8_t tx[TX_BYTES];
+};
+
+static struct stream *stream_of(struct link *l)
+{
+	return container_of(l, struct stream, link);
+}
+
+/* --- owner --- */
+
+static void down(struct stream *p)
+{
+	if (!p->link.up)
+		return;
+	p->link.up = false;
+	loop_remove(p->source);
+	p->source = NULL;
+	p->rx_start = p->rx_end = p->tx_start = p->tx_end = 0;
+	if (p->events.state)
+		p->events.state(p->events.ctx, false);
+}
+
+static void rewatch(struct stream *p)
+{
+	if (p->source)
+		loop_modify(p->source,
+			(p->listening ? LOOP_READ : 0u) | (p->blocked ? LOOP_WRITE : 0u));
+}
+
+/* Bytes sent, 0 when the socket is full, -ENETDOWN. */
+static ssize_t put(struct stream *p, struct iovec *iov, int n)
+{
+	struct msghdr msg = { .msg_iov = iov, .msg_iovlen = (size_t)n };
+	ssize_t r = sendmsg(p->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
+
+	if (r >= 0)
+		return r;
+	if (errno == EAGAIN || errno == EINTR || errno == ENOBUFS || errno == ENOMEM)
+		return 0;
+	down(p);
+	return -ENETDOWN;
+}
+
+static void set_blocked(struct stream *p, bool blocked)
+{
+	if (p->blocked == blocked)
+		return;
+	p->blocked = blocked;
+	rewatch(p);
+}
+
+/* 0: nothing is left over; -EAGAIN, -ENETDOWN. */
+static int flush_tx(struct stream *p)
+{
+	struct iovec iov = { p->tx + p->tx_start, p->tx_end - p->tx_start };
+	ssize_t r;
+
+	if (!iov.iov_len)
+		return 0;
+	r = put(p, &iov, 1);
+	if (r < 0)
+		return (int)r;
+	p->tx_start += (size_t)r;
+	return p->tx_start == p->tx_end ? 0 : -EAGAIN;
+}
+
+/* Keep what follows the first `sent` bytes of iov. */
+static void keep_rest(struct stream *p, const struct iovec *iov, int n, size_t sent)
+{
+	p->tx_start = p->tx_end = 0;
+	for (int i = 0; i < n; i++) {
+		size_t skip = MIN(sent, iov[i].iov_len);
+
+		memcpy(p->tx + p->tx_end, (char *)iov[i].iov_base + skip, iov[i].iov_len - skip);
+		p->tx_end += iov[i].iov_len - skip;
+		sent -= skip;
+	}
+}
+
+static int stream_send(struct link *l, struct iovec *iov, int n, size_t total)
+{
+	struct stream *p = stream_of(l);
+	size_t len = total - LINK_HEADER_LEN;
+	uint32_t prefix = htonl((uint32_t)len);
+	ssize_t sent;
+	int r;
+
+	if (!l->up)
+		return -ENETDOWN;
+	if (len < LINK_FRAME_MIN || len > LINK_FRAME_MAX)
+		return 0;
+	r = flush_tx(p);
+	if (r) {
+		set_blocked(p, r == -EAGAIN);
+		return r;
+	}
+	iov[0] = (struct iovec){ &prefix, sizeof(prefix) };
+	sent = put(p, iov, n);
+	if (sent < 0)
+		return (int)sent;
+	if (!sent) {
+		set_blocked(p, true);
+		return -EAGAIN;
+	}
+	if ((size_t)sent < sizeof(prefix) + len) {
+		keep_rest(p, iov, n, (size_t)sent);
+		set_blocked(p, true);
+	}
+	return 0;
+}
+
+/* More bytes into the buffer: 0, -EAGAIN, -ENETDOWN. */
+static int fill(struct stream *p)
+{
+	ssize_t r;
+
+	memmove(p->rx, p->rx + p->rx_start, p->rx_end - p->rx_start);
+	p->rx_end -= p->rx_start;
+	p->rx_start = 0;
+	r = recv(p->fd, p->rx + p->rx_end, RX_BYTES - p->rx_end, MSG_DONTWAIT);
+	if (r > 0) {
+		p->rx_end += (size_t)r;
+		return 0;
+	}
+	if (r < 0 && (errno == EAGAIN || errno == EINTR))
+		return -EAGAIN;
+	down(p);
+	return -ENETDOWN;
+}
+
+/*
+ * Length of the frame at the front of the buffer, 0 when it is not there in full, or down with
+ * -ENETDOWN.
+ */
+static ssize_t whole_frame(struct stream *p)
+{
+	size_t have = p->rx_end - p->rx_start;
+	uint32_t len;
+
+	if (have < LENGTH_BYTES)
+		return 0;
+	memcpy(&len, p->rx + p->rx_start, sizeof(len));
+	len = ntohl(len);
+	if (!len || len > LINK_FRAME_MAX) {
+		log_guest(LOG_WARN, "%s sent a frame of %u bytes; its link is down now", p->name,
+			len);
+		down(p);
+		return -ENETDOWN;
+	}
+	return have - LENGTH_BYTES >= len ? (ssize_t)len : 0;
+}
+
+/* A header of zeroes, then the frame. False when there is not room for both. */
+static bool scatter(const struct iovec *iov, int n, const uint8_t *frame, size_t len)
+{
+	size_t room = 0, header = LINK_HEADER_LEN;
+
+	for (int i = 0; i < n; i++)
+		room += iov[i].iov_len;
+	if (room < header + len)
+		return false;
+	for (int i = 0; i < n && (header || len); i++) {
+		uint8_t *to = iov[i].iov_base;
+		size_t k = MIN(header, iov[i].iov_len), m = MIN(len, iov[i].iov_len - k);
+
+		memset(to, 0, k);
+		memcpy(to + k, frame, m);
+		header -= k;
+		frame += m;
+		len -= m;
+	}
+	return true;
+}
+
+static ssize_t stream_recv(struct link *l, struct iovec *iov, int n)
+{
+	struct stream *p = stream_of(l);
+	const uint8_t *frame;
+	ssize_t len;
+	int r;
+
+	if (!l->up)
+		return -ENETDOWN;
+	while (!(len = whole_frame(p))) {
+		r = fill(p);
+		if (r)
+			return r;
+	}
+	if (len < 0)
+		return len;
+	frame = p->rx + p->rx_start + LENGTH_BYTES;
+	p->rx_start += LENGTH_BYTES + (size_t)len;
+	if (len < LINK_FRAME_MIN || !scatter(iov, n, frame, (size_t)len))
+		return -EMSGSIZE;
+	return len + LINK_HEADER_LEN;
+}
+
+static void tell_readable(struct stream *p);
+
+static void on_again(void *ctx)
+{
+	struct stream *p = ctx;
+
+	p->again_posted = false;
+	if (p->loop)
+		tell_readable(p);
+}
+
+/*
+ * The socket says nothing about frames that are in our buffer already: when the reader stopped
+ * before the end, come back.
+ */
+static void tell_readable(struct stream *p)
+{
+	if (!p->link.up || !p->listening)
+		return;
+	p->events.readable(p->events.ctx);
+	if (p->link.up && p->listening && p->loop && !p->again_posted && whole_frame(p) > 0)
+		p->again_posted = !loop_post(p->loop, on_again, p);
+}
+
+static void on_event(void *ctx, unsigned events)
+{
+	struct stream *p = ctx;
+
+	if ((events & LOOP_WRITE) && p->blocked) {
+		if (flush_tx(p) == 0) {
+			set_blocked(p, false);
+			p->events.writable(p->events.ctx);
+		}
+	}
+	if (events & LOOP_READ)
+		tell_readable(p);
+	/*
+	 * What was sent before the hang-up is read first; with nobody reading there is no point in
+	 * waiting.
+	 */
+	if ((events & LOOP_HANGUP) && !(events & LOOP_READ))
+		down(p);
+}
+
+/* What it said last, without its complaints about a missing syslog. `text` is changed. */
+static const char *last_words(char *text)
+{
+	const char *last = "";
+	char *save = NULL;
+
+	for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save))
+		if (strncmp(line, "Failed to send", 14))
+			last = line;
+	return last;
+}
+
+static void on_exit_of_peer(void *ctx, unsigned events)
+{
+	struct stream *p = ctx;
+	siginfo_t info = { 0 };
+	char text[1024];
+	ssize_t n;
+
+	(void)events;
+	loop_remove(p->watch);
+	p->watch = NULL;
+	waitid(P_PIDFD, (id_t)p->pidfd, &info, WEXITED | WNOHANG);
+	n = p->errors_fd >= 0 ? read(p->errors_fd, text, sizeof(text) - 1) : 0;
+	text[MAX(n, 0)] = '\0';
+	log_warn("%s ended (%s %d), its network is down: %s", p->name,
+		info.si_code == CLD_EXITED ? "status" : "signal", info.si_status, last_words(text));
+	down(p);
+}
+
+static void stream_detach(struct link *l)
+{
+	struct stream *p = stream_of(l);
+
+	loop_remove(p->source);
+	loop_remove(p->watch);
+	p->source = p->watch = NULL;
+	p->loop = NULL;
+	p->listening = p->blocked = false;
+}
+
+static int stream_attach(struct link *l, struct loop *loop, const struct link_events *events)
+{
+	struct stream *p = stream_of(l);
+	int r;
+
+	p->events = *events;
+	p->loop = loop;
+	p->listening = false;
+	if (!l->up)
+		return 0;
+	/* A frame in part from before is finished as soon as there is room. */
+	p->blocked = p->tx_start < p->tx_end;
+	r = loop_add(loop, p->fd, p->blocked ? LOOP_WRITE : 0, on_event, p, &p->source);
+	if (!r && p->pidfd >= 0)
+		r = loop_add(loop, p->pidfd, LOOP_READ, on_exit_of_peer, p, &p->watch);
+	if (r)
+		stream_detach(l);
+	return r;
+}
+
+static void stream_listen(struct link *l, bool on)
+{
+	struct stream *p = stream_of(l);
+
+	if (p->listening == on)
+		return;
+	p->listening = on;
+	rewatch(p);
+}
+
+static int stream_set_offload(struct link *l, unsigned offloads)
+{
+	(void)l;
+	return offloads ? -EOPNOTSUPP : 0;
+}
+
+/* --- main --- */
+
+static void stream_close(struct link *l)
+{
+	struct stream *p = l ? stream_of(l) : NULL;
+
+	if (!p)
+		return;
+	close(p->fd);
+	child_end(p->pidfd);
+	if (p->errors_fd >= 0)
+		close(p->errors_fd);
+	free(p);
+}
+
+static const struct link_ops stream_ops = {
+	.send = stream_send,
+	.recv = stream_recv,
+	.attach = stream_attach,
+	.listen = stream_listen,
+	.detach = stream_detach,
+	.set_offload = stream_set_offload,
+	.close = stream_close,
+};
+
+int link_stream_adopt(struct link **ret, int fd, const struct child *child, const char *name)
+{
+	struct stream *p = calloc(1, sizeof(*p));
+
+	if (!p)
+		return -ENOMEM;
+	p->link.ops = &stream_ops;
+	p->link.up = true;
+	p->fd = fd;
+	p->pidfd = child ? child->pidfd : -1;
+	p->errors_fd = child ? child->errors_fd : -1;
+	p->name = name;
+	*ret = &p->link;
+	return 0;
+}

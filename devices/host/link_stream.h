@@ -1,0 +1,18 @@
+/*
+ * Inside of the links that speak "length, frame" over a stream socket (link_passt.c): the wire,
+ * apart from who is at the other end.
+ */
+#ifndef DEVICES_HOST_LINK_STREAM_H
+#define DEVICES_HOST_LINK_STREAM_H
+
+#include "devices/host/child.h"
+#include "devices/host/link.h"
+
+/*
+ * Main. A link on the connected stream socket `fd`. `child` (may be NULL: nobody to watch) is the
+ * peer's process; `name` stays valid. Takes fd and child unless it fails (-ENOMEM).
+ */
+int link_stream_adopt(struct link **ret, int fd, const struct child *child,
+	const char *name) NEEDS_CHECK;
+
+#endif

@@ -1,0 +1,46 @@
+/*
+ * Who serves the queues: a table with the shape of vhost. Behind it stand our own workers
+ * (back_worker.c), later the kernel's vhost, a vhost-user program and vDPA hardware. The front
+ * speaks to nothing else.
+ *
+ * Calls come from the front (vCPU thread or main) under the front's lock and may wait for a worker;
+ * a worker never calls the front and waits: it posts (dev->broken, dev->config_changed).
+ */
+#ifndef DEVICES_VIRTIO_BACK_H
+#define DEVICES_VIRTIO_BACK_H
+
+#include "devices/virtio/queue.h"
+#include "devices/virtio/virtio.h"
+
+struct back;
+
+struct back_ops {
+	/* The driver's choice; before the first queue_start and after the last queue_stop. */
+	int (*set_features)(struct back *b, uint64_t features);
+	int (*queue_start)(struct back *b, const struct queue_setup *setup);
+	/*
+	 * Drains what is in flight, then fills next_avail and next_used. The queue may not run:
+	 * then 0 and nothing filled.
+	 */
+	int (*queue_stop)(struct back *b, unsigned index, struct queue_setup *ret);
+	/* The guest wrote config bytes (already in the image). */
+	void (*config_written)(struct back *b, unsigned offset, unsigned len);
+	int (*save)(struct back *b, struct state_writer *w);
+	int (*load)(struct back *b, struct state_reader *r, struct error *err);
+	void (*destroy)(struct back *b);
+};
+
+/* Embedded first. */
+struct back {
+	const struct back_ops *ops;
+	struct virtio_device *dev;
+};
+
+/*
+ * Workers of ours; asks env->worker for as many as the type's queues_per_worker says. Owns the
+ * running queues, not the device: the creator calls type->destroy after the back is gone.
+ */
+int back_worker_create(struct back **ret, struct virtio_device *dev, const struct device_env *env,
+	struct error *err) NEEDS_CHECK;
+
+#endif

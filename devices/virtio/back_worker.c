@@ -1,0 +1,344 @@
+/*
+ * Our own workers behind the front. Each queue has one worker, chosen at set-up by the type's
+ * queues_per_worker; everything that touches the queue runs there: opened, served on kicks, stopped
+ * and closed. The front waits for starts and stops (worker_call), and a stop comes back when
+ * nothing is in flight.
+ *
+ * Serving one queue: kicks off, handle() once (bounded), flush, kicks on and a second look. A queue
+ * with more to do rings its own kick eventfd and goes to the back of the line, so that a guest that
+ * never stops does not starve the other devices of the worker. When the second look finds chains
+ * that handle() did not take, it is asked once more, since they may have come between its look and
+ * ours; if it leaves them again they are meant to lie (receive buffers), and it comes for them
+ * itself.
+ *
+ * A broken ring is not served any more: its kick fd is unwatched, and main is told (dev->broken).
+ */
+#include "devices/virtio/back.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "vmm/log.h"
+
+struct served {
+	struct back_worker *bw;    /* const */
+	struct worker *worker;     /* const */
+	struct queue *queue;       /* worker; NULL: not running */
+	struct loop_source *kick;  /* worker; NULL: broken or not running */
+	int kick_fd;               /* worker */
+	bool again;                /* worker; the next ring is our own */
+};
+
+struct back_worker {
+	struct back back;          /* first */
+	unsigned n;                /* const */
+	struct served served[];
+};
+
+/* Beyond a loop's own calls and the worker's brk, mmap and munmap. */
+static const struct syscall_row back_worker_syscalls[] = {
+	{ SYSCALL(mprotect,
+		"the allocator grows its arena for a queue that starts; never executable") },
+	{ SYSCALL(madvise, "the allocator gives the memory of a stopped queue back") },
+	SYSCALL_END,
+};
+
+static void ring_self(struct served *s)
+{
+	const uint64_t one = 1;
+
+	s->again = true;
+	if (write(s->kick_fd, &one, sizeof(one)) < 0)
+		return; /* the counter is full: we are called again as it is */
+}
+
+static void break_queue(struct served *s)
+{
+	struct virtio_device *dev = s->bw->back.dev;
+
+	loop_remove(s->kick);
+	s->kick = NULL;
+	log_guest(LOG_WARN, "%s: the driver broke the rules of queue %u; the device needs a reset",
+		dev->id, queue_index(s->queue));
+	dev->broken(dev);
+}
+
+/* One turn; 1: more to do, 0: armed and waiting, -errno: broken. */
+static int turn(struct served *s)
+{
+	struct virtio_device *dev = s->bw->back.dev;
+	struct queue *q = s->queue;
+
+	for (unsigned look = 0; look < 2; look++) {
+		uint64_t before = queue_stats(q)->popped;
+		int r;
+
+		queue_disable_kick(q);
+		r = dev->type->handle(dev, q);
+		queue_flush(q);
+		if (r != 0)
+			return r;
+		if (!queue_enable_kick(q))
+			return 0;
+		if (queue_stats(q)->popped != before)
+			return 1;
+	}
+	return 0;
+}
+
+static void serve(struct served *s)
+{
+	int r;
+
+	if (!s->kick)
+		return;
+	r = turn(s);
+	if (r < 0 || queue_broken(s->queue))
+		break_queue(s);
+	else if (r > 0)
+		ring_self(s);
+}
+
+static void on_kick(void *ctx)
+{
+	struct served *s = ctx;
+
+	if (!s->again && s->queue)
+		queue_kicked(s->queue);
+	s->again = false;
+	serve(s);
+}
+
+struct start_call {
+	struct served *s;
+	const struct queue_setup *setup;
+	int result;
+};
+
+static void close_queue(struct served *s, struct queue_setup *ret)
+{
+	struct virtio_device *dev = s->bw->back.dev;
+	unsigned i = queue_index(s->queue);
+
+	loop_remove(s->kick);
+	s->kick = NULL;
+	dev->queues[i] = NULL;
+	queue_close(s->queue, ret);
+	s->queue = NULL;
+}
+
+static void start_on_worker(void *ctx)
+{
+	struct start_call *c = ctx;
+	struct served *s = c->s;
+	struct virtio_device *dev = s->bw->back.dev;
+	struct loop *loop = worker_loop(s->worker);
+
+	c->result = queue_open(&s->queue, dev->mem, c->setup, 0);
+	if (c->result < 0) {
+		s->queue = NULL;
+		return;
+	}
+	queue_set_loop(s->queue, loop);
+	s->kick_fd = c->setup->kick_fd;
+	s->again = false;
+	dev->queues[c->setup->index] = s->queue;
+	c->result = loop_add_eventfd(loop, s->kick_fd, on_kick, s, &s->kick);
+	if (c->result == 0 && dev->type->queue_start)
+		c->result = dev->type->queue_start(dev, s->queue);
+	if (c->result < 0) {
+		close_queue(s, NULL);
+		return;
+	}
+	/* Chains may lie there already, from before DRIVER_OK or a pause. */
+	serve(s);
+}
+
+static int queue_start(struct back *b, const struct queue_setup *setup)
+{
+	struct back_worker *bw = (struct back_worker *)b;
+	struct start_call c = { .s = &bw->served[setup->index], .setup = setup };
+	int r = worker_call(c.s->worker, start_on_worker, &c);
+
+	return r < 0 ? r : c.result;
+}
+
+struct stop_call {
+	struct served *s;
+	struct queue_setup *ret;
+};
+
+static void stop_on_worker(void *ctx)
+{
+	struct stop_call *c = ctx;
+	struct virtio_device *dev = c->s->bw->back.dev;
+
+	if (!c->s->queue)
+		return;
+	if (dev->type->queue_stop)
+		dev->type->queue_stop(dev, c->s->queue);
+	queue_flush(c->s->queue);
+	close_queue(c->s, c->ret);
+}
+
+static int queue_stop(struct back *b, unsigned index, struct queue_setup *ret)
+{
+	struct back_worker *bw = (struct back_worker *)b;
+	struct stop_call c = { .s = &bw->served[index], .ret = ret };
+
+	return worker_call(c.s->worker, stop_on_worker, &c);
+}
+
+static int set_features(struct back *b, uint64_t features)
+{
+	/* No queue runs: the next worker_call() orders this before the first look of a worker. */
+	b->dev->features = features;
+	return 0;
+}
+
+struct config_call {
+	struct virtio_device *dev;
+	unsigned offset, len;
+};
+
+static void config_on_worker(void *ctx)
+{
+	struct config_call *c = ctx;
+
+	c->dev->type->config_written(c->dev, c->offset, c->len);
+}
+
+static void config_written(struct back *b, unsigned offset, unsigned len)
+{
+	struct back_worker *bw = (struct back_worker *)b;
+	struct config_call c = { b->dev, offset, len };
+
+	if (b->dev->type->config_written && bw->n)
+		worker_call(bw->served[0].worker, config_on_worker, &c);
+}
+
+struct state_call {
+	struct virtio_device *dev;
+	struct state_writer *w;
+	struct state_reader *r;
+	struct error *err;
+	int result;
+};
+
+static void save_on_worker(void *ctx)
+{
+	struct state_call *c = ctx;
+
+	c->result = state_save(c->w, c->dev->type->state, c->dev);
+}
+
+static void load_on_worker(void *ctx)
+{
+	struct state_call *c = ctx;
+
+	c->result = state_load(c->r, c->dev->type->state, c->dev, c->err);
+}
+
+static int state_io(struct back *b, struct state_call c, loop_msg_fn *fn)
+{
+	struct back_worker *bw = (struct back_worker *)b;
+	int r;
+
+	if (!b->dev->type->state || !bw->n)
+		return 0;
+	r = worker_call(bw->served[0].worker, fn, &c);
+	return r < 0 ? r : c.result;
+}
+
+static int save(struct back *b, struct state_writer *w)
+{
+	return state_io(b, (struct state_call){ .dev = b->dev, .w = w }, save_on_worker);
+}
+
+static int load(struct back *b, struct state_reader *r, struct error *err)
+{
+	return state_io(
+		b, (struct state_call){ .dev = b->dev, .r = r, .err = err }, load_on_worker);
+}
+
+static void destroy(struct back *b)
+{
+	struct back_worker *bw = (struct back_worker *)b;
+
+	for (unsigned i = 0; i < bw->n; i++)
+		if (bw->served[i].worker)
+			queue_stop(b, i, NULL);
+	free(bw);
+}
+
+static const struct back_ops back_worker_ops = {
+	.set_features = set_features,
+	.queue_start = queue_start,
+	.queue_stop = queue_stop,
+	.config_written = config_written,
+	.save = save,
+	.load = load,
+	.destroy = destroy,
+};
+
+enum { THREAD_NAME = 16 };
+
+/* "_disk0_q1": the number must survive, so a long id is cut before it. */
+static void thread_name(char name[THREAD_NAME], const struct virtio_device *dev, unsigned n)
+{
+	const char *suffix = dev->type->thread_suffix ? dev->type->thread_suffix : "q";
+	char tail[THREAD_NAME];
+	int len = snprintf(tail, sizeof(tail), "_%.3s%u", suffix, n % 1000);
+
+	snprintf(name, THREAD_NAME, "%.*s%.*s", THREAD_NAME - 1 - len, dev->id, len, tail);
+}
+
+static int find_worker(struct worker **ret, const struct virtio_device *dev,
+	const struct device_env *env, unsigned n, struct error *err)
+{
+	char name[THREAD_NAME];
+	int r;
+
+	thread_name(name, dev, n);
+	r = env->worker(env, name, dev->type->busy, ret, err);
+	if (r == 0)
+		r = worker_allow(*ret, dev->type->syscalls);
+	if (r == 0)
+		r = worker_allow(*ret, queue_syscalls);
+	if (r == 0)
+		r = worker_allow(*ret, back_worker_syscalls);
+	return r;
+}
+
+int back_worker_create(struct back **ret, struct virtio_device *dev, const struct device_env *env,
+	struct error *err)
+{
+	unsigned per =
+		dev->type->queues_per_worker ? dev->type->queues_per_worker : VIRTIO_QUEUES_MAX;
+	struct back_worker *bw = calloc(1, sizeof(*bw) + dev->nqueues * sizeof(bw->served[0]));
+
+	if (!bw)
+		return error_set(err, ENOMEM, "%s: out of memory for its queues", dev->id);
+	bw->back = (struct back){ .ops = &back_worker_ops, .dev = dev };
+	bw->n = dev->nqueues;
+	for (unsigned i = 0; i < bw->n; i++) {
+		struct served *s = &bw->served[i];
+		int r = 0;
+
+		s->bw = bw;
+		if (i % per)
+			s->worker = bw->served[i - 1].worker;
+		else
+			r = find_worker(&s->worker, dev, env, i / per, err);
+		if (r < 0) {
+			s->worker = NULL;
+			destroy(&bw->back);
+			return error_prefix(err, r, "%s", dev->id);
+		}
+	}
+	*ret = &bw->back;
+	return 0;
+}

@@ -1,0 +1,275 @@
+/*
+ * virtio-blk (virtio 1.2 §5.2): the device, its options and its config space; what it does with
+ * requests is in blk_request.c.
+ *
+ * Each queue has its own worker, its own slots for requests and its own disk queue; queues share
+ * nothing but the write-cache switch. A slot exists for every descriptor a queue can have, so that
+ * a popped chain always finds one and no memory is allocated while the guest runs. Main makes all
+ * of it; from queue_start on it belongs to the worker.
+ */
+#include "devices/virtio/blk.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "devices/virtio/types.h"
+
+struct blk_options {
+	struct virtio_options virtio;
+	char *path, *serial;
+	bool readonly, direct;
+	uint32_t num_queues;
+};
+
+static int blk_queue_start(struct virtio_device *dev, struct queue *q)
+{
+	struct blk *blk = container_of(dev, struct blk, dev);
+	struct blk_queue *bq = &blk->queues[queue_index(q)];
+	int r = blk->disk->ops->queue_attach(bq->disk_queue, queue_loop(q));
+
+	if (r)
+		return r;
+	bq->queue = q;
+	/* After a load the image still says what create() wrote. */
+	if (queue_index(q) == 0)
+		virtio_config_write(&dev->config, offsetof(struct blk_config, writeback),
+			&blk->writeback, 1);
+	return 0;
+}
+
+static void blk_queue_stop(struct virtio_device *dev, struct queue *q)
+{
+	struct blk *blk = container_of(dev, struct blk, dev);
+	struct blk_queue *bq = &blk->queues[queue_index(q)];
+
+	blk->disk->ops->drain(bq->disk_queue);
+	blk->disk->ops->queue_detach(bq->disk_queue);
+	queue_flush(q);
+	bq->queue = NULL;
+}
+
+static bool blk_config_writable(const struct virtio_device *dev, unsigned offset, unsigned len)
+{
+	return (dev->offered & VIRTIO_BIT(BLK_F_CONFIG_WCE)) && len == 1 &&
+		offset == offsetof(struct blk_config, writeback);
+}
+
+static void blk_config_written(struct virtio_device *dev, unsigned offset, unsigned len)
+{
+	struct blk *blk = container_of(dev, struct blk, dev);
+	uint8_t v;
+
+	(void)offset;
+	(void)len;
+	virtio_config_read(&dev->config, offsetof(struct blk_config, writeback), &v, 1);
+	__atomic_store_n(&blk->writeback, v ? 1 : 0, __ATOMIC_RELAXED);
+}
+
+static void fill_config(struct blk *blk)
+{
+	const struct disk_info *info = &blk->info;
+	struct blk_config c = {
+		.capacity = info->size / BLK_SECTOR,
+		.seg_max = blk->max_iov - BLK_IOV_EXTRA,
+		.blk_size = info->block_size,
+		.physical_block_exp =
+			(uint8_t)__builtin_ctz(info->physical_block / info->block_size),
+		.min_io_size = (uint16_t)(info->physical_block / info->block_size),
+		.writeback = blk->writeback,
+		.num_queues = blk->dev.nqueues,
+	};
+
+	if (info->can_discard) {
+		c.max_discard_sectors = BLK_DISCARD_MAX;
+		c.max_discard_seg = BLK_RANGES_MAX;
+		c.discard_sector_alignment = MAX(info->discard_granularity / BLK_SECTOR, 1u);
+	}
+	if (info->can_write_zeroes) {
+		c.max_write_zeroes_sectors = BLK_ZEROES_MAX;
+		c.max_write_zeroes_seg = BLK_RANGES_MAX;
+		c.write_zeroes_may_unmap = info->can_discard;
+	}
+	virtio_config_write(&blk->dev.config, 0, &c, sizeof(c));
+}
+
+static uint64_t extra_features(const struct blk *blk)
+{
+	uint64_t f = 0;
+
+	f |= blk->info.readonly ? VIRTIO_BIT(BLK_F_RO) : VIRTIO_BIT(BLK_F_CONFIG_WCE);
+	f |= blk->dev.nqueues > 1 ? VIRTIO_BIT(BLK_F_MQ) : 0;
+	f |= blk->info.can_discard ? VIRTIO_BIT(BLK_F_DISCARD) : 0;
+	f |= blk->info.can_write_zeroes ? VIRTIO_BIT(BLK_F_WRITE_ZEROES) : 0;
+	return f;
+}
+
+static int make_queue(struct blk *blk, struct blk_queue *bq, struct error *err)
+{
+	const struct disk_events events = {
+		.done = blk_on_done,
+		.batch_done = blk_on_batch_done,
+		.ctx = bq,
+	};
+	unsigned n = blk->dev.queue_size;
+
+	bq->blk = blk;
+	/*
+	 * Untouched pages of these cost nothing: the free list is a stack, so a lightly used queue
+	 * uses few slots.
+	 */
+	bq->requests = calloc(n, sizeof(*bq->requests));
+	bq->iov = calloc((size_t)n * blk->max_iov, sizeof(*bq->iov));
+	if (!bq->requests || !bq->iov)
+		return error_set(err, ENOMEM, "out of memory for %u requests", n);
+	for (unsigned i = n; i--;) {
+		bq->requests[i].iov = bq->iov + (size_t)i * blk->max_iov;
+		bq->requests[i].next = bq->free;
+		bq->free = &bq->requests[i];
+	}
+	return blk->disk->ops->queue_create(&bq->disk_queue, blk->disk, n, &events, err);
+}
+
+static int blk_create(struct virtio_device *dev, const struct device_env *env, const void *options,
+	struct error *err)
+{
+	const struct blk_options *o = options;
+	const struct disk_raw_config config = {
+		.path = o->path,
+		.readonly = o->readonly,
+		.direct = o->direct,
+	};
+	struct blk *blk = container_of(dev, struct blk, dev);
+	int r;
+
+	(void)env;
+	if (o->serial && strlen(o->serial) > BLK_SERIAL_LEN)
+		return error_set(err, EINVAL, "--disk serial=%s: longer than %d bytes; shorten it",
+			o->serial, BLK_SERIAL_LEN);
+	/* Not a string for the guest: 20 bytes, with a NUL only when there is room. */
+	if (o->serial)
+		memcpy(blk->serial, o->serial, strlen(o->serial));
+	r = disk_raw_open(&blk->disk, &config, err);
+	if (r)
+		return error_prefix(err, r, "--disk path=%s", o->path);
+	blk->disk->ops->info(blk->disk, &blk->info);
+	blk->max_iov = MIN(MAX(dev->queue_size, 3u) - 2u, (unsigned)BLK_SEG_MAX) + BLK_IOV_EXTRA;
+	blk->writeback = 1;
+	dev->nqueues = (uint16_t)o->num_queues;
+	dev->features |= extra_features(blk);
+	fill_config(blk);
+	for (unsigned i = 0; i < dev->nqueues; i++) {
+		r = make_queue(blk, &blk->queues[i], err);
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
+static void blk_destroy(struct virtio_device *dev)
+{
+	struct blk *blk = container_of(dev, struct blk, dev);
+
+	for (unsigned i = 0; i < BLK_QUEUES_MAX; i++) {
+		if (blk->disk)
+			blk->disk->ops->queue_destroy(blk->queues[i].disk_queue);
+		free(blk->queues[i].requests);
+		free(blk->queues[i].iov);
+	}
+	if (blk->disk)
+		blk->disk->ops->close(blk->disk);
+}
+
+static const struct option_row blk_rows[] = {
+	{ .key = "path", .type = OPTION_PATH, .offset = offsetof(struct blk_options, path),
+		.required = true,
+		.help = "raw image or block device" },
+	{ .key = "readonly", .type = OPTION_BOOL, .offset = offsetof(struct blk_options, readonly),
+		.def = "off",
+		.help = "the guest may not write; several machines may share the disk" },
+	{ .key = "direct", .type = OPTION_BOOL, .offset = offsetof(struct blk_options, direct),
+		.def = "off",
+		.help = "past the host's page cache" },
+	{ .key = "serial", .type = OPTION_STRING, .offset = offsetof(struct blk_options, serial),
+		.help = "serial number the guest sees, at most 20 bytes" },
+	{ .key = "num_queues", .type = OPTION_U32,
+		.offset = offsetof(struct blk_options, num_queues), .def = "1", .min = 1,
+		.max = BLK_QUEUES_MAX, .unit = "queues",
+		.help = "queues, each with a thread of its own" },
+	VIRTIO_OPTION_ROWS("128"),
+	OPTION_ROWS_END,
+};
+
+static const struct option_group blk_group = {
+	.flag = "disk",
+	.json = "disks",
+	.kind = OPTION_MANY,
+	.size = sizeof(struct blk_options),
+	.rows = blk_rows,
+	.help = "a disk",
+	.section = "Devices",
+};
+
+static int blk_check(const void *object, struct error *err)
+{
+	const struct blk *blk = object;
+
+	if (blk->writeback > 1)
+		return error_set(err, EINVAL, "virtio-blk: writeback is %u, not 0 or 1",
+			blk->writeback);
+	return 0;
+}
+
+static const struct state_field blk_fields[] = { STATE_FIELD(struct blk, writeback), STATE_END };
+
+static const struct state_desc blk_state = {
+	.name = "virtio-blk",
+	.version = 1,
+	.oldest = 1,
+	.object_size = sizeof(struct blk),
+	.fields = blk_fields,
+	.check = blk_check,
+};
+
+const struct virtio_type virtio_blk_type = {
+	.name = "virtio-blk",
+	.id = VIRTIO_ID_BLK,
+	.pci_class = 0x018000, /* mass storage, other */
+	.features = VIRTIO_BIT(BLK_F_SEG_MAX) | VIRTIO_BIT(BLK_F_BLK_SIZE) |
+		VIRTIO_BIT(BLK_F_FLUSH) | VIRTIO_BIT(BLK_F_TOPOLOGY),
+	.nqueues = BLK_QUEUES_MAX,
+	.queues_per_worker = 1,
+	.busy = true,
+	.thread_suffix = "q",
+	.size = sizeof(struct blk),
+	.config_size = sizeof(struct blk_config),
+	.options = &blk_group,
+	.syscalls = disk_raw_syscalls,
+	.state = &blk_state,
+	.create = blk_create,
+	.queue_start = blk_queue_start,
+	.handle = blk_handle,
+	.queue_stop = blk_queue_stop,
+	.config_written = blk_config_written,
+	.config_writable = blk_config_writable,
+	.destroy = blk_destroy,
+};
+
+static int row_create(struct device **ret, const struct device_env *env, const void *options,
+	struct error *err)
+{
+	const struct blk_options *o = options;
+	int r = virtio_create(ret, &virtio_blk_row, &virtio_blk_type, env, options, err);
+
+	if (r == 0)
+		(*ret)->cmdline = o->readonly ? "root=/dev/vda ro" : "root=/dev/vda rw";
+	return r;
+}
+
+const struct device_type virtio_blk_row = {
+	.name = "virtio-blk",
+	.options = &blk_group,
+	.id_prefix = "_disk",
+	.syscalls = disk_raw_syscalls,
+	.state = &blk_state,
+	.create = row_create,
+};

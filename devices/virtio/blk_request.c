@@ -1,0 +1,303 @@
+/*
+ * Requests of virtio-blk (virtio 1.2 §5.2.6): a guest's sectors turned into requests of a host
+ * disk. Runs on the queue's worker.
+ *
+ * A request is a chain: 16 bytes of header, data, and one status byte at the very end of the
+ * writable side; how that is spread over descriptors is the driver's business (§2.7.4). Everything
+ * in it is hostile. The header is copied once and the copy is checked; data goes between guest
+ * memory and the kernel without a copy; the status byte is found before anything is done, so a
+ * request without one is returned with nothing written and no effect.
+ *
+ * Flush is a real fdatasync. With the write cache off (§5.2.5: `writeback` 0, or a driver that
+ * cannot flush) each write is stable before it completes. A discard that reaches past the disk, or
+ * one bad segment among many, has no effect at all.
+ */
+#include "devices/virtio/blk.h"
+
+#include <errno.h>
+#include <stdio.h>
+
+#include "devices/virtio/chain.h"
+#include "vmm/log.h"
+
+/* --- completing --- */
+
+static struct blk_request *request_take(struct blk_queue *bq, struct chain *chain)
+{
+	struct blk_request *rq = bq->free;
+
+	bq->free = rq->next;
+	rq->chain = chain;
+	rq->disk = (struct disk_request){ 0 };
+	rq->nranges = rq->range = 0;
+	chain_set_user(chain, rq);
+	return rq;
+}
+
+static void request_finish(struct blk_queue *bq, struct blk_request *rq, uint8_t status)
+{
+	chain_write_tail(rq->chain, &status, sizeof(status));
+	queue_push(bq->queue, rq->chain);
+	rq->chain = NULL;
+	rq->next = bq->free;
+	bq->free = rq;
+}
+
+/* The host failed, not the guest: one event for whoever watches the machine, and a line. */
+static void host_failed(struct blk *blk, const struct disk_request *rq, int result)
+{
+	static const char *const verb[] = {
+		[DISK_READ] = "read", [DISK_WRITE] = "write", [DISK_FLUSH] = "flush",
+		[DISK_DISCARD] = "discard", [DISK_WRITE_ZEROES] = "write of zeroes",
+	};
+	const struct vm_events *events = blk->dev.events;
+
+	log_guest(LOG_WARN, "%s: %s at byte %llu failed: %s", blk->dev.id, verb[rq->op],
+		(unsigned long long)rq->offset, strerror(-result));
+	if (atomic_exchange(&blk->told, true) || !events)
+		return;
+	snprintf(blk->event, sizeof(blk->event), "%s: %s failed: %.24s", blk->dev.id, verb[rq->op],
+		strerror(-result));
+	events->post(events->ctx, VM_EVENT_DEVICE_ERROR, blk->event);
+}
+
+static uint8_t status_of(int result)
+{
+	if (!result)
+		return BLK_S_OK;
+	return result == -EOPNOTSUPP ? BLK_S_UNSUPP : BLK_S_IOERR;
+}
+
+static int start_range(struct blk_queue *bq, struct blk_request *rq);
+
+void blk_on_done(void *ctx, struct disk_request *disk_rq, int result)
+{
+	struct blk_queue *bq = ctx;
+	struct blk_request *rq = container_of(disk_rq, struct blk_request, disk);
+
+	if (result)
+		host_failed(bq->blk, disk_rq, result);
+	else if (disk_rq->op == DISK_READ)
+		chain_wrote(rq->chain, disk_rq->len);
+	if (!result && rq->range < rq->nranges) {
+		result = start_range(bq, rq);
+		if (!result)
+			return;
+		result = MIN(result, 0);
+	}
+	request_finish(bq, rq, status_of(result));
+}
+
+void blk_on_batch_done(void *ctx)
+{
+	struct blk_queue *bq = ctx;
+
+	/*
+	 * Ranges that were started by done() are sent by the disk, which is above us on the stack.
+	 */
+	bq->blk->disk->ops->submit(bq->disk_queue);
+	if (!bq->in_handle)
+		queue_flush(bq->queue);
+}
+
+/* --- starting: each returns a status at once, or STARTED and blk_on_done() will --- */
+
+enum { STARTED = -1 };
+
+static bool writes_are_stable(const struct blk *blk)
+{
+	const struct virtio_device *dev = &blk->dev;
+
+	if (!virtio_has(dev, BLK_F_FLUSH))
+		return true;
+	return virtio_has(dev, BLK_F_CONFIG_WCE) &&
+		!__atomic_load_n(&blk->writeback, __ATOMIC_RELAXED);
+}
+
+static int start(struct blk_queue *bq, struct blk_request *rq)
+{
+	int r = bq->blk->disk->ops->start(bq->disk_queue, &rq->disk);
+
+	return r ? status_of(r) : STARTED;
+}
+
+static int start_transfer(struct blk_queue *bq, struct blk_request *rq, enum disk_op op,
+	uint64_t sector)
+{
+	bool in = op == DISK_READ;
+	size_t len = in ? chain_out_left(rq->chain) : chain_in_left(rq->chain);
+	uint64_t offset;
+	int n;
+
+	if (len % BLK_SECTOR || mul_overflows(sector, BLK_SECTOR, &offset) ||
+		!range_inside(offset, len, 0, bq->blk->info.size))
+		return BLK_S_IOERR;
+	if (!in && bq->blk->info.readonly)
+		return BLK_S_IOERR;
+	if (!len)
+		return BLK_S_OK;
+	n = in ? chain_iov_out(rq->chain, len, rq->iov, (int)bq->blk->max_iov) :
+		chain_iov_in(rq->chain, len, rq->iov, (int)bq->blk->max_iov);
+	if (n < 0)
+		return BLK_S_IOERR;
+	rq->disk.op = op;
+	rq->disk.sync = !in && writes_are_stable(bq->blk);
+	rq->disk.offset = offset;
+	rq->disk.len = len;
+	rq->disk.iov = rq->iov;
+	rq->disk.iovcnt = n;
+	return start(bq, rq);
+}
+
+static int begin_in(struct blk_queue *bq, struct blk_request *rq, const struct blk_header *h)
+{
+	return start_transfer(bq, rq, DISK_READ, h->sector);
+}
+
+static int begin_out(struct blk_queue *bq, struct blk_request *rq, const struct blk_header *h)
+{
+	return start_transfer(bq, rq, DISK_WRITE, h->sector);
+}
+
+static int begin_flush(struct blk_queue *bq, struct blk_request *rq, const struct blk_header *h)
+{
+	(void)h;
+	rq->disk.op = DISK_FLUSH;
+	return start(bq, rq);
+}
+
+static int begin_get_id(struct blk_queue *bq, struct blk_request *rq, const struct blk_header *h)
+{
+	size_t len = MIN(chain_out_left(rq->chain), sizeof(bq->blk->serial));
+
+	(void)h;
+	return chain_write(rq->chain, bq->blk->serial, len) ? BLK_S_IOERR : BLK_S_OK;
+}
+
+/*
+ * Checked before anything is done: either all segments are right or none has an effect (§5.2.6.2).
+ */
+static int check_range(const struct blk *blk, enum disk_op op, const struct blk_range *range)
+{
+	uint32_t known = op == DISK_WRITE_ZEROES ? BLK_RANGE_UNMAP : 0;
+	uint32_t max = op == DISK_WRITE_ZEROES ? BLK_ZEROES_MAX : BLK_DISCARD_MAX;
+	uint64_t offset;
+
+	if (range->flags & ~known)
+		return BLK_S_UNSUPP;
+	if (range->num_sectors > max || mul_overflows(range->sector, BLK_SECTOR, &offset) ||
+		!range_inside(offset, (uint64_t)range->num_sectors * BLK_SECTOR, 0, blk->info.size))
+		return BLK_S_IOERR;
+	return BLK_S_OK;
+}
+
+/* Start the next segment that is not empty. 0: started, 1: none is left, or what start() said. */
+static int start_range(struct blk_queue *bq, struct blk_request *rq)
+{
+	while (rq->range < rq->nranges) {
+		const struct blk_range *range = &rq->ranges[rq->range++];
+
+		if (!range->num_sectors)
+			continue;
+		rq->disk.offset = range->sector * BLK_SECTOR;
+		rq->disk.len = (uint64_t)range->num_sectors * BLK_SECTOR;
+		rq->disk.unmap = range->flags & BLK_RANGE_UNMAP;
+		return bq->blk->disk->ops->start(bq->disk_queue, &rq->disk);
+	}
+	return 1;
+}
+
+static int begin_ranges(struct blk_queue *bq, struct blk_request *rq, enum disk_op op)
+{
+	size_t len = chain_in_left(rq->chain);
+	int r;
+
+	if (bq->blk->info.readonly || !len || len % sizeof(struct blk_range) ||
+		len > sizeof(rq->ranges) ||
+		chain_read(rq->chain, rq->ranges, len))
+		return BLK_S_IOERR;
+	rq->nranges = (unsigned)(len / sizeof(struct blk_range));
+	for (unsigned i = 0; i < rq->nranges; i++) {
+		r = check_range(bq->blk, op, &rq->ranges[i]);
+		if (r != BLK_S_OK)
+			return r;
+	}
+	rq->disk.op = op;
+	rq->disk.sync = writes_are_stable(bq->blk);
+	r = start_range(bq, rq);
+	return r ? status_of(MIN(r, 0)) : STARTED;
+}
+
+static int begin_discard(struct blk_queue *bq, struct blk_request *rq, const struct blk_header *h)
+{
+	(void)h;
+	return begin_ranges(bq, rq, DISK_DISCARD);
+}
+
+static int begin_write_zeroes(struct blk_queue *bq, struct blk_request *rq,
+	const struct blk_header *h)
+{
+	(void)h;
+	return begin_ranges(bq, rq, DISK_WRITE_ZEROES);
+}
+
+/*
+ * What a driver may send, and the feature it must have negotiated for it. Anything else is
+ * unsupported: no SCSI, ever.
+ */
+static const struct {
+	uint32_t type;
+	unsigned feature;             /* bit number; 0: always */
+	int (*begin)(struct blk_queue *bq, struct blk_request *rq, const struct blk_header *h);
+} kinds[] = {
+	{ BLK_T_IN, 0, begin_in },
+	{ BLK_T_OUT, 0, begin_out },
+	{ BLK_T_FLUSH, BLK_F_FLUSH, begin_flush },
+	{ BLK_T_GET_ID, 0, begin_get_id },
+	{ BLK_T_DISCARD, BLK_F_DISCARD, begin_discard },
+	{ BLK_T_WRITE_ZEROES, BLK_F_WRITE_ZEROES, begin_write_zeroes },
+};
+
+static int begin(struct blk_queue *bq, struct blk_request *rq)
+{
+	struct blk_header h;
+
+	if (chain_read(rq->chain, &h, sizeof(h)))
+		return BLK_S_IOERR;
+	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
+		if (kinds[i].type != h.type)
+			continue;
+		if (kinds[i].feature && !virtio_has(&bq->blk->dev, kinds[i].feature))
+			break;
+		return kinds[i].begin(bq, rq, &h);
+	}
+	return BLK_S_UNSUPP;
+}
+
+int blk_handle(struct virtio_device *dev, struct queue *q)
+{
+	struct blk_queue *bq = &container_of(dev, struct blk, dev)->queues[queue_index(q)];
+	struct blk_request *rq;
+	struct chain *chain;
+	int r = 0;
+
+	bq->in_handle = true;
+	for (unsigned n = queue_size(q); n; n--) {
+		r = queue_pop(q, &chain);
+		if (r <= 0)
+			break;
+		if (chain_reserve_tail(chain, 1)) {
+			log_guest(LOG_WARN, "%s: a request without room for its status", dev->id);
+			queue_push(q, chain);
+			continue;
+		}
+		rq = request_take(bq, chain);
+		r = begin(bq, rq);
+		if (r != STARTED)
+			request_finish(bq, rq, (uint8_t)r);
+		r = 1;
+	}
+	bq->blk->disk->ops->submit(bq->disk_queue);
+	bq->in_handle = false;
+	return r;
+}

@@ -1,0 +1,214 @@
+/*
+ * Cursors over a descriptor chain (virtio 1.2 §2.6): device code reads and writes bytes in order
+ * and never sees how the driver cut them into descriptors (§2.7.4.1 forbids to assume anything
+ * about that).
+ *
+ * The used length is computed: three cursors walk the writable side. `out` is where the next byte
+ * goes, `wrote` is the first byte that is not known to be written; they move together except
+ * between chain_iov_out(), which only moves `out`, and chain_wrote(). Whatever `wrote` passes is
+ * marked dirty here, and nowhere else.
+ *
+ * Owner: the worker that popped the chain.
+ */
+#include "devices/virtio/chain.h"
+
+#include <assert.h>
+#include <errno.h>
+
+#include "devices/virtio/queue_private.h"
+
+/* A failed request this large keeps its bytes, and its used length ends before them. */
+enum { ZERO_MAX = MIB };
+
+void chain_reset(struct chain *c)
+{
+	c->user = NULL;
+	c->in = c->out = c->wrote = (struct cursor){ .iov = c->iov };
+	c->total = c->out_total = c->tail = 0;
+	c->tail_written = c->done = false;
+	c->niov = c->niov_in = 0;
+}
+
+void chain_rewind(struct chain *c)
+{
+	c->out.iov = &c->iov[c->niov_in];
+	c->out_total = c->out.left;
+	c->wrote = c->out;
+}
+
+/*
+ * The next contiguous piece of at most `max` bytes (not 0, nor more than is left); the cursor moves
+ * past it.
+ */
+static size_t take(struct cursor *k, size_t max, void **ret)
+{
+	size_t n;
+
+	if (k->off == k->iov->iov_len) {
+		k->iov++;
+		k->off = 0;
+	}
+	n = MIN(max, k->iov->iov_len - k->off);
+	*ret = (uint8_t *)k->iov->iov_base + k->off;
+	k->off += (uint32_t)n;
+	k->left -= (uint32_t)n;
+	return n;
+}
+
+/* Copy `len` bytes (zeroes when `from` is NULL) to where the cursor stands. */
+static void fill(struct chain *c, struct cursor *k, const void *from, size_t len)
+{
+	const uint8_t *next = from;
+	void *to;
+
+	while (len) {
+		size_t n = take(k, len, &to);
+
+		if (next) {
+			memcpy(to, next, n);
+			next += n;
+		} else {
+			memset(to, 0, n);
+		}
+		mem_dirty_host(c->mem, to, n);
+		len -= n;
+	}
+}
+
+static int pieces(struct cursor *k, size_t len, struct iovec *iov, int max)
+{
+	struct cursor ahead = *k;
+	int n = 0;
+
+	for (; len; n++) {
+		if (n == max)
+			return -E2BIG;
+		iov[n].iov_len = take(&ahead, len, &iov[n].iov_base);
+		len -= iov[n].iov_len;
+	}
+	*k = ahead;
+	return n;
+}
+
+size_t chain_in_left(const struct chain *c)
+{
+	return c->in.left;
+}
+
+size_t chain_out_left(const struct chain *c)
+{
+	return c->out.left;
+}
+
+int chain_read(struct chain *c, void *buf, size_t len)
+{
+	uint8_t *to = buf;
+	void *from;
+
+	if (len > c->in.left)
+		return -ENODATA;
+	while (len) {
+		size_t n = take(&c->in, len, &from);
+
+		memcpy(to, from, n);
+		to += n;
+		len -= n;
+	}
+	return 0;
+}
+
+int chain_skip(struct chain *c, size_t len)
+{
+	void *unused;
+
+	if (len > c->in.left)
+		return -ENODATA;
+	while (len)
+		len -= take(&c->in, len, &unused);
+	return 0;
+}
+
+int chain_write(struct chain *c, const void *buf, size_t len)
+{
+	bool in_step = c->wrote.left == c->out.left + c->tail;
+
+	if (len > c->out.left)
+		return -ENOSPC;
+	fill(c, &c->out, buf, len);
+	/*
+	 * Behind bytes handed out by chain_iov_out(), these count when chain_wrote() has come this
+	 * far.
+	 */
+	if (in_step) {
+		c->wrote = c->out;
+		c->wrote.left += c->tail;
+	}
+	return 0;
+}
+
+int chain_iov_in(struct chain *c, size_t len, struct iovec *iov, int max)
+{
+	return len > c->in.left ? -ENODATA : pieces(&c->in, len, iov, max);
+}
+
+int chain_iov_out(struct chain *c, size_t len, struct iovec *iov, int max)
+{
+	return len > c->out.left ? -ENOSPC : pieces(&c->out, len, iov, max);
+}
+
+void chain_wrote(struct chain *c, size_t len)
+{
+	void *at;
+
+	assert(len <= c->wrote.left - c->out.left - c->tail);
+	while (len) {
+		size_t n = take(&c->wrote, len, &at);
+
+		mem_dirty_host(c->mem, at, n);
+		len -= n;
+	}
+}
+
+int chain_reserve_tail(struct chain *c, size_t len)
+{
+	assert(!c->tail);
+	if (len > c->out.left)
+		return -ENOSPC;
+	c->tail = (uint32_t)len;
+	c->out.left -= (uint32_t)len;
+	return 0;
+}
+
+void chain_write_tail(struct chain *c, const void *buf, size_t len)
+{
+	struct iovec *v = &c->iov[c->niov - 1];
+	size_t back = len, gap = c->wrote.left - c->tail;
+	struct cursor k;
+
+	assert(len && len == c->tail);
+	/* §2.7.8.2: what the used length covers was written; of a failed request that is zeroes. */
+	if (gap && gap <= ZERO_MAX)
+		fill(c, &c->wrote, NULL, gap);
+	for (; back > v->iov_len; v--)
+		back -= v->iov_len;
+	k = (struct cursor){ .iov = v, .off = (uint32_t)(v->iov_len - back), .left = (uint32_t)len };
+	fill(c, &k, buf, len);
+	c->tail_written = true;
+}
+
+uint32_t chain_written(const struct chain *c)
+{
+	bool gap = c->wrote.left > c->tail;
+
+	return c->tail_written && !gap ? c->out_total : c->out_total - c->wrote.left;
+}
+
+void chain_set_user(struct chain *c, void *user)
+{
+	c->user = user;
+}
+
+void *chain_user(const struct chain *c)
+{
+	return c->user;
+}

@@ -1,0 +1,458 @@
+/*
+ * The part of a virtqueue (virtio 1.2 §2.6 to §2.8) that does not depend on the ring's format: the
+ * pool of chains, the accounts, IN_ORDER, and when to interrupt. queue_split.c and queue_packed.c
+ * read and write the rings.
+ *
+ * A chain lives in three states: in the pool; in flight (popped, its head marked busy); pushed.
+ * With IN_ORDER (§2.7.9, §2.8.9) a pushed chain still waits until all popped before it are pushed;
+ * then a used entry is written for each, in the order popped. Writing one for each is always
+ * allowed, and each chain's length stays exact.
+ *
+ * The pool is a list of chains that came back, last in first out so that the warm one goes next,
+ * and behind it a frontier of chains never used: a queue whose driver keeps four requests in flight
+ * touches four chains.
+ *
+ * Owner: one worker. No locks, no allocation after queue_open().
+ */
+#include "devices/virtio/queue.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "devices/virtio/queue_private.h"
+#include "devices/virtio/virtio.h"
+#include "vmm/log.h"
+
+/*
+ * Buffers that cross region borders need more iovecs than descriptors; more borders than this is
+ * malformed.
+ */
+enum { IOV_EXTRA = 16, LINE = 64 };
+
+const struct syscall_row queue_syscalls[] = {
+	{ SYSCALL(write, "ring the call eventfd: one interrupt per batch") },
+	{ SYSCALL(mmap, "the chains of a queue that starts") },
+	{ SYSCALL(munmap, "the chains of a queue that stopped") },
+	SYSCALL_END,
+};
+
+/* Whether the rings are RAM is found out by mapping them. */
+static int check_setup(const struct queue_setup *s)
+{
+	bool packed = s->features & VIRTIO_BIT(VIRTIO_F_RING_PACKED);
+	/* Size and alignment of the parts: §2.7, §2.8.10.1 */
+	uint64_t desc_len = 16 * (uint64_t)s->size;
+	uint64_t avail_len = packed ? 4 : 6 + 2 * (uint64_t)s->size;
+	uint64_t used_len = packed ? 4 : 6 + 8 * (uint64_t)s->size;
+
+	if (!s->size || s->size > VIRTIO_QUEUE_SIZE_MAX || (!packed && !is_pow2(s->size)))
+		return -EINVAL;
+	if (!is_aligned(s->desc, 16) || !is_aligned(s->avail, packed ? 4 : 2) || !is_aligned(s->used, 4))
+		return -EINVAL;
+	if (ranges_overlap(s->desc, desc_len, s->avail, avail_len) ||
+		ranges_overlap(s->desc, desc_len, s->used, used_len) ||
+		ranges_overlap(s->avail, avail_len, s->used, used_len))
+		return -EINVAL;
+	if (packed && ((s->next_avail & ~PVRING_WRAP) >= s->size || (s->next_used & ~PVRING_WRAP) >= s->size))
+		return -EINVAL;
+	return 0;
+}
+
+/* Reserve `len` bytes at the end of a layout; returns where they begin. */
+static size_t place(size_t *end, size_t len)
+{
+	size_t at = align_up(*end, LINE);
+
+	*end = at + len;
+	return at;
+}
+
+/* One mapping: the queue, its arrays, the device's own bytes, the pool. */
+static struct queue *alloc_queue(unsigned size, size_t priv_size)
+{
+	size_t iov_max = size + IOV_EXTRA;
+	size_t chain_bytes = align_up(sizeof(struct chain) + iov_max * sizeof(struct iovec), LINE);
+	size_t end = sizeof(struct queue);
+	size_t busy = place(&end, (size + 63) / 64 * sizeof(uint64_t));
+	size_t order = place(&end, size * sizeof(struct chain *));
+	size_t table = place(&end, size * sizeof(struct vring_desc));
+	size_t priv = place(&end, priv_size);
+	size_t pool = place(&end, size * chain_bytes);
+	uint8_t *base = mmap(NULL, end, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+		-1, 0);
+	struct queue *q = (struct queue *)base;
+
+	if (base == MAP_FAILED)
+		return NULL;
+	q->mapped_bytes = end;
+	q->chain_bytes = chain_bytes;
+	q->iov_max = (uint16_t)iov_max;
+	q->busy = (uint64_t *)(base + busy);
+	q->order = (struct chain **)(base + order);
+	q->table = base + table;
+	q->priv = base + priv;
+	q->pool = base + pool;
+	return q;
+}
+
+static bool map_rings(struct queue *q)
+{
+	q->generation = mem_generation(q->mem);
+	q->mapped = q->packed ? packed_map(q) : split_map(q);
+	return q->mapped;
+}
+
+/*
+ * May the rings be touched? The map changes only with the workers drained, so never under a batch.
+ */
+static bool rings_ready(struct queue *q)
+{
+	if (mem_generation(q->mem) == q->generation)
+		return q->mapped;
+	if (!map_rings(q))
+		queue_break(q, "its ring is no longer in RAM");
+	return q->mapped;
+}
+
+int queue_open(struct queue **ret, struct guest_mem *mem, const struct queue_setup *setup, size_t priv_size)
+{
+	int r = check_setup(setup);
+	struct queue *q;
+
+	if (r < 0)
+		return r;
+	q = alloc_queue(setup->size, priv_size);
+	if (!q)
+		return -ENOMEM;
+	q->mem = mem;
+	q->setup = *setup;
+	q->size = setup->size;
+	q->mask = setup->size - 1;
+	q->packed = setup->features & VIRTIO_BIT(VIRTIO_F_RING_PACKED);
+	q->event_idx = setup->features & VIRTIO_BIT(VIRTIO_F_EVENT_IDX);
+	q->indirect = setup->features & VIRTIO_BIT(VIRTIO_F_INDIRECT_DESC);
+	q->in_order = setup->features & VIRTIO_BIT(VIRTIO_F_IN_ORDER);
+	q->next_avail = setup->next_avail;
+	q->next_used = setup->next_used;
+	q->avail_seen = setup->next_avail;
+	if (q->packed) {
+		q->avail_wrap = setup->next_avail & PVRING_WRAP;
+		q->used_wrap = setup->next_used & PVRING_WRAP;
+		q->next_avail &= (uint16_t)~PVRING_WRAP;
+		q->next_used &= (uint16_t)~PVRING_WRAP;
+	}
+	if (!map_rings(q)) {
+		munmap(q, q->mapped_bytes);
+		return -EFAULT;
+	}
+	*ret = q;
+	return 0;
+}
+
+void queue_close(struct queue *q, struct queue_setup *ret)
+{
+	if (!q)
+		return;
+	assert(!q->in_flight);
+	queue_flush(q);
+	if (ret) {
+		ret->next_avail = q->next_avail;
+		ret->next_used = q->next_used;
+		if (q->packed && q->avail_wrap)
+			ret->next_avail |= PVRING_WRAP;
+		if (q->packed && q->used_wrap)
+			ret->next_used |= PVRING_WRAP;
+	}
+	munmap(q, q->mapped_bytes);
+}
+
+unsigned queue_index(const struct queue *q)
+{
+	return q->setup.index;
+}
+
+unsigned queue_size(const struct queue *q)
+{
+	return q->size;
+}
+
+unsigned queue_in_flight(const struct queue *q)
+{
+	return q->in_flight;
+}
+
+bool queue_broken(const struct queue *q)
+{
+	return q->broken;
+}
+
+void *queue_priv(const struct queue *q)
+{
+	return q->priv;
+}
+
+const struct queue_stats *queue_stats(const struct queue *q)
+{
+	return &q->stats;
+}
+
+void queue_set_loop(struct queue *q, struct loop *loop)
+{
+	q->loop = loop;
+}
+
+struct loop *queue_loop(const struct queue *q)
+{
+	return q->loop;
+}
+
+void queue_kicked(struct queue *q)
+{
+	queue_count(q->stats.kicks, 1);
+}
+
+/* The one line about a broken ring: later calls find `broken` set and say nothing. */
+int queue_break(struct queue *q, const char *why)
+{
+	if (!q->broken)
+		log_guest(LOG_WARN, "queue %u is broken until a reset: %s", q->setup.index, why);
+	q->broken = true;
+	return -EPROTO;
+}
+
+/*
+ * There is always one: at most `size` heads are busy, and the formats ask only for a head that is
+ * not.
+ */
+struct chain *queue_take(struct queue *q)
+{
+	struct chain *c = q->free;
+
+	if (c) {
+		q->free = c->next_free;
+	} else {
+		assert(q->fresh < q->size);
+		c = (struct chain *)(q->pool + q->fresh++ * q->chain_bytes);
+		c->mem = q->mem;
+	}
+	chain_reset(c);
+	c->ndesc = 0;
+	return c;
+}
+
+void queue_untake(struct queue *q, struct chain *c)
+{
+	c->next_free = q->free;
+	q->free = c;
+}
+
+bool queue_head_busy(const struct queue *q, unsigned head)
+{
+	return q->busy[head / 64] & (UINT64_C(1) << (head % 64));
+}
+
+static void flip_busy(struct queue *q, unsigned head)
+{
+	q->busy[head / 64] ^= UINT64_C(1) << (head % 64);
+}
+
+static unsigned order_slot(const struct queue *q, unsigned i)
+{
+	unsigned slot = (unsigned)q->order_head + i;
+
+	return slot >= q->size ? slot - q->size : slot;
+}
+
+const char *queue_chain_add(struct queue *q, struct chain *c, uint64_t addr, uint32_t len, bool writable)
+{
+	int n;
+
+	if (!len)
+		return "a descriptor of length 0";
+	/* §2.7.5.2: a chain is at most 4 GiB; we stop one short, as a used length is 32 bits. */
+	if (__builtin_add_overflow(c->total, len, &c->total))
+		return "a chain above 4 GiB";
+	if (!writable && c->out.left)
+		return "a readable descriptor after a writable one";
+	n = mem_iov(q->mem, gpa(addr), len, &c->iov[c->niov], q->iov_max - c->niov);
+	if (n < 0)
+		return n == -E2BIG ? "a chain over too many memory regions" : "a buffer that is not RAM";
+	c->niov += (uint16_t)n;
+	if (writable) {
+		c->out.left += len;
+	} else {
+		c->in.left += len;
+		c->niov_in = c->niov;
+	}
+	return NULL;
+}
+
+/*
+ * The table is copied as a whole before a byte of it is looked at, so the driver cannot change it
+ * under us. §2.7.5.3: a chain is no longer than the queue, so a table that is longer is refused
+ * rather than copied.
+ */
+const char *queue_fetch_table(struct queue *q, uint64_t addr, uint32_t len, unsigned *ret)
+{
+	const void *whole;
+
+	if (!q->indirect)
+		return "an indirect descriptor without the feature";
+	if (!len || len % sizeof(struct vring_desc) || len / sizeof(struct vring_desc) > q->size)
+		return "an indirect table of a bad length";
+	whole = mem_map(q->mem, gpa(addr), len, 1);
+	if (whole)
+		memcpy(q->table, whole, len);
+	else if (mem_read(q->mem, gpa(addr), q->table, len) < 0)
+		return "an indirect table that is not RAM";
+	*ret = len / sizeof(struct vring_desc);
+	return NULL;
+}
+
+int queue_taken(struct queue *q, struct chain *c, const char *why, struct chain **ret)
+{
+	flip_busy(q, c->head);
+	if (q->in_order)
+		q->order[order_slot(q, q->order_len++)] = c;
+	q->in_flight++;
+	queue_count(q->stats.popped, 1);
+	if (!why) {
+		chain_rewind(c);
+		*ret = c;
+		return 1;
+	}
+	/*
+	 * Nothing of it was handed out: back with length 0, so that the driver finds its head
+	 * again.
+	 */
+	queue_count(q->stats.malformed, 1);
+	chain_reset(c);
+	queue_push(q, c);
+	queue_flush(q);
+	return queue_break(q, why);
+}
+
+int queue_pop(struct queue *q, struct chain **ret)
+{
+	if (!rings_ready(q) || q->broken)
+		return -EPROTO;
+	return q->packed ? packed_pop(q, ret) : split_pop(q, ret);
+}
+
+void queue_unpop(struct queue *q, struct chain *c)
+{
+	/*
+	 * A malformed chain behind it was consumed, so it is not the last any more; and nobody will
+	 * pop it again.
+	 */
+	if (q->broken) {
+		chain_reset(c);
+		queue_push(q, c);
+		return;
+	}
+	flip_busy(q, c->head);
+	if (q->in_order)
+		q->order_len--;
+	q->in_flight--;
+	queue_count(q->stats.popped, -1);
+	if (q->packed)
+		packed_unpop(q, c);
+	else
+		split_unpop(q);
+	queue_untake(q, c);
+}
+
+/* Write the used entry, not yet visible to the driver, and free the chain. */
+static void put(struct queue *q, struct chain *c)
+{
+	if (rings_ready(q)) {
+		if (q->packed)
+			packed_put(q, c, chain_written(c));
+		else
+			split_put(q, c, chain_written(c));
+	}
+	flip_busy(q, c->head);
+	q->in_flight--;
+	queue_count(q->stats.returned, 1);
+	queue_untake(q, c);
+}
+
+void queue_push(struct queue *q, struct chain *c)
+{
+	if (!q->in_order) {
+		put(q, c);
+		return;
+	}
+	c->done = true;
+	while (q->order_len && q->order[q->order_head]->done) {
+		put(q, q->order[q->order_head]);
+		q->order_head = (uint16_t)order_slot(q, 1);
+		q->order_len--;
+	}
+}
+
+int queue_flush(struct queue *q)
+{
+	static const uint64_t one = 1;
+
+	if (!q->pending || !rings_ready(q))
+		return 0;
+	if (!(q->packed ? packed_publish(q) : split_publish(q)) || q->setup.call_fd < 0) {
+		queue_count(q->stats.calls_suppressed, 1);
+		return 0;
+	}
+	/*
+	 * EAGAIN: the counter is full, so the interrupt is pending anyway. Nothing else can fail on
+	 * an eventfd of ours.
+	 */
+	if (write(q->setup.call_fd, &one, sizeof(one)) < 0)
+		return 0;
+	queue_count(q->stats.calls, 1);
+	return 1;
+}
+
+void queue_dirty_ring(struct queue *q, const void *ring, size_t each, unsigned first, unsigned count)
+{
+	const uint8_t *base = ring;
+	unsigned upper = MIN(count, q->size - first);
+
+	mem_dirty_host(q->mem, base + first * each, upper * each);
+	mem_dirty_host(q->mem, base, (count - upper) * each);
+}
+
+bool queue_has_avail(struct queue *q)
+{
+	if (!rings_ready(q) || q->broken)
+		return false;
+	return q->packed ? packed_has_avail(q) : split_has_avail(q);
+}
+
+void queue_disable_kick(struct queue *q)
+{
+	if (!rings_ready(q))
+		return;
+	if (q->packed)
+		packed_disable_kick(q);
+	else
+		split_disable_kick(q);
+}
+
+bool queue_enable_kick(struct queue *q)
+{
+	if (!rings_ready(q) || q->broken)
+		return false;
+	if (q->packed)
+		packed_enable_kick(q);
+	else
+		split_enable_kick(q);
+	/*
+	 * The event (or flag) just written before the ring read again: the driver stores its ring
+	 * entry, fences, and loads the event. So either it sees that we want a kick, or we see its
+	 * entry here.
+	 */
+	ring_fence();
+	return queue_has_avail(q);
+}

@@ -1,0 +1,241 @@
+/*
+ * The packed virtqueue, virtio 1.2 §2.8, from the device's side: one ring of descriptors that the
+ * driver makes available and the device overwrites as used. Whose a descriptor is tell its AVAIL
+ * and USED flags against a wrap counter, which each side flips when it passes the end of the ring.
+ *
+ * A buffer is a list of consecutive descriptors; its id stands in the last one. One used descriptor
+ * stands for the list, and the next one is written as many places further as the list was long.
+ *
+ * Owner: the queue's worker. Nothing of the ring is trusted: descriptors are loaded once and
+ * checked.
+ */
+#include <errno.h>
+
+#include "devices/virtio/queue_private.h"
+
+bool packed_map(struct queue *q)
+{
+	q->p.desc = mem_map(q->mem, gpa(q->setup.desc), q->size * sizeof(*q->p.desc), 16);
+	q->p.driver = mem_map(q->mem, gpa(q->setup.avail), sizeof(*q->p.driver), 4);
+	q->p.device = mem_map(q->mem, gpa(q->setup.used), sizeof(*q->p.device), 4);
+	return q->p.desc && q->p.driver && q->p.device;
+}
+
+/* §2.8.1: AVAIL matches the counter and USED does not. */
+static bool is_avail(uint16_t flags, bool wrap)
+{
+	return !!(flags & VRING_DESC_AVAIL) == wrap && !!(flags & VRING_DESC_USED) != wrap;
+}
+
+/* Move a position `n` places on, n at most the size. */
+static void advance(const struct queue *q, uint16_t *pos, bool *wrap, unsigned n)
+{
+	unsigned to = *pos + n;
+
+	if (to >= q->size) {
+		to -= q->size;
+		*wrap = !*wrap;
+	}
+	*pos = (uint16_t)to;
+}
+
+/*
+ * §2.8.7: a table is an array; only WRITE has a meaning in it. Other flags are ignored but for the
+ * forbidden nesting.
+ */
+static const char *walk_table(struct queue *q, struct chain *c, const struct pvring_desc *ref)
+{
+	const struct pvring_desc *table = q->table;
+	unsigned count;
+	const char *why = queue_fetch_table(q, ref->addr, ref->len, &count);
+
+	for (unsigned i = 0; !why && i < count; i++)
+		why = table[i].flags & VRING_DESC_INDIRECT ?
+			      "an indirect descriptor inside an indirect table" :
+			      queue_chain_add(q, c, table[i].addr, table[i].len,
+				      table[i].flags & VRING_DESC_WRITE);
+	return why;
+}
+
+static const char *add(struct queue *q, struct chain *c, const struct pvring_desc *d)
+{
+	if (!(d->flags & VRING_DESC_INDIRECT))
+		return queue_chain_add(q, c, d->addr, d->len, d->flags & VRING_DESC_WRITE);
+	/* §2.8.19: no INDIRECT in a list linked by NEXT. */
+	if ((d->flags & VRING_DESC_NEXT) || c->ndesc)
+		return "an indirect descriptor in a list";
+	return walk_table(q, c, d);
+}
+
+/*
+ * Take the list that begins at next_avail, whose first flags were loaded. A malformed list is
+ * followed to its end all the same, for its id and length. The loop ends: each turn takes one of
+ * the descriptors not taken before.
+ */
+static const char *walk(struct queue *q, struct chain *c, uint16_t flags)
+{
+	const char *why = NULL;
+
+	for (;;) {
+		const struct pvring_desc *at = &q->p.desc[q->next_avail];
+		const struct pvring_desc d = {
+			.addr = ring_load(&at->addr),
+			.len = ring_load(&at->len),
+			.id = ring_load(&at->id),
+			.flags = flags,
+		};
+
+		if (!why)
+			why = add(q, c, &d);
+		c->ndesc++;
+		c->head = d.id;
+		advance(q, &q->next_avail, &q->avail_wrap, 1);
+		if (!(flags & VRING_DESC_NEXT))
+			return why;
+		if (q->taken + c->ndesc >= q->size)
+			return why ? why : "a list longer than the queue";
+		/*
+		 * The first flags were acquired and the driver wrote them last (§2.8.6), so these
+		 * are final.
+		 */
+		flags = ring_load(&q->p.desc[q->next_avail].flags);
+		if (!is_avail(flags, q->avail_wrap))
+			return why ? why : "a list that is not available to its end";
+	}
+}
+
+int packed_pop(struct queue *q, struct chain **ret)
+{
+	/*
+	 * Acquire: the rest of the list, and its buffers, are read after the flags that exposed
+	 * them; the driver released them.
+	 */
+	uint16_t flags = ring_load_acquire(&q->p.desc[q->next_avail].flags);
+	struct chain *c;
+	const char *why;
+
+	if (!is_avail(flags, q->avail_wrap))
+		return 0;
+	if (q->taken >= q->size)
+		return queue_break(q, "more descriptors available than the queue has");
+	c = queue_take(q);
+	why = walk(q, c, flags);
+	if (c->head >= q->size || queue_head_busy(q, c->head)) {
+		bool range = c->head >= q->size;
+
+		/* There is no id under which it could go back. */
+		queue_untake(q, c);
+		return queue_break(q, range ? "a buffer id out of range" : "a buffer id that is in flight already");
+	}
+	q->taken += c->ndesc;
+	return queue_taken(q, c, why, ret);
+}
+
+void packed_unpop(struct queue *q, const struct chain *c)
+{
+	q->taken -= c->ndesc;
+	if (q->next_avail < c->ndesc) {
+		q->next_avail = (uint16_t)(q->next_avail + q->size - c->ndesc);
+		q->avail_wrap = !q->avail_wrap;
+	} else {
+		q->next_avail -= c->ndesc;
+	}
+}
+
+/*
+ * All flags but the first of a batch are written at once; nobody looks at them before the first
+ * says so (§2.8.2).
+ */
+void packed_put(struct queue *q, const struct chain *c, uint32_t len)
+{
+	struct pvring_desc *d = &q->p.desc[q->next_used];
+	uint16_t flags = q->used_wrap ? VRING_DESC_AVAIL | VRING_DESC_USED : 0;
+
+	if (len)
+		flags |= VRING_DESC_WRITE;
+	ring_store(&d->id, c->head);
+	ring_store(&d->len, len);
+	if (q->pending) {
+		ring_store(&d->flags, flags);
+	} else {
+		q->first = q->next_used;
+		q->first_flags = flags;
+	}
+	advance(q, &q->next_used, &q->used_wrap, c->ndesc);
+	q->pending += c->ndesc;
+}
+
+/*
+ * §2.8.10: the driver names a descriptor by offset and wrap counter. On one 16-bit line with
+ * next_used, a descriptor of the other round lies a ring's length behind.
+ */
+static bool wants_call(const struct queue *q, uint16_t old)
+{
+	union pvring_event e = { .word = ring_load(&q->p.driver->word) };
+	uint16_t event = e.off_wrap & (uint16_t)~PVRING_WRAP;
+
+	switch (e.flags & 3) {
+	case PVRING_EVENT_DISABLE:
+		return false;
+	case PVRING_EVENT_DESC:
+		if (!q->event_idx)
+			return true;
+		if (!!(e.off_wrap & PVRING_WRAP) != q->used_wrap)
+			event -= q->size;
+		return ring_need_event(event, q->next_used, old);
+	default:
+		return true;
+	}
+}
+
+bool packed_publish(struct queue *q)
+{
+	uint16_t old = q->next_used - q->pending; /* below 0 when the batch passed the end */
+
+	/*
+	 * Release: ids, lengths, later flags of the batch and the buffers' bytes before these
+	 * flags; the driver acquires them.
+	 */
+	ring_store_release(&q->p.desc[q->first].flags, q->first_flags);
+	queue_dirty_ring(q, q->p.desc, sizeof(*q->p.desc), q->first, q->pending);
+	q->taken -= q->pending;
+	q->pending = 0;
+	/*
+	 * Used flags stored before the driver's event loaded: the driver stores its event, fences,
+	 * and loads the flags of its next used descriptor. So either it sees our descriptors, or we
+	 * see that it wants to be called.
+	 */
+	ring_fence();
+	return wants_call(q, old);
+}
+
+bool packed_has_avail(const struct queue *q)
+{
+	return is_avail(ring_load(&q->p.desc[q->next_avail].flags), q->avail_wrap);
+}
+
+/*
+ * With EVENT_IDX silence costs nothing: a descriptor that lies behind comes up once in two rounds.
+ */
+void packed_disable_kick(struct queue *q)
+{
+	if (q->event_idx || q->kick_off)
+		return;
+	q->kick_off = true;
+	ring_store(&q->p.device->flags, PVRING_EVENT_DISABLE);
+	mem_dirty_host(q->mem, q->p.device, sizeof(*q->p.device));
+}
+
+void packed_enable_kick(struct queue *q)
+{
+	union pvring_event e = { .flags = PVRING_EVENT_ENABLE };
+
+	q->kick_off = false;
+	if (q->event_idx) {
+		e.off_wrap = q->next_avail | (q->avail_wrap ? PVRING_WRAP : 0);
+		e.flags = PVRING_EVENT_DESC;
+	}
+	/* One store: the driver never sees the new flags with the old offset. */
+	ring_store(&q->p.device->word, e.word);
+	mem_dirty_host(q->mem, q->p.device, sizeof(*q->p.device));
+}

@@ -1,0 +1,183 @@
+/*
+ * The words of virtio (OASIS Virtual I/O Device 1.2, and 1.3 where said), and what one virtio
+ * device is.
+ *
+ *   guest ⇄ transport (PCI | MMIO) ⇄ front ⇄ back ⇄ host side
+ *
+ * `struct virtio_type` is the const description of a device: from it come its options, its queues,
+ * its place in the sandbox and its state. `struct virtio_device` is what the device's own code
+ * sees: its queues, its config image, its loop. Device code runs on its worker and touches nothing
+ * else; it never sees a descriptor, a register or a vCPU.
+ */
+#ifndef DEVICES_VIRTIO_VIRTIO_H
+#define DEVICES_VIRTIO_VIRTIO_H
+
+#include <stdatomic.h>
+
+#include "vmm/device.h"
+
+enum virtio_id {
+	VIRTIO_ID_NET = 1,
+	VIRTIO_ID_BLK = 2,
+	VIRTIO_ID_CONSOLE = 3,
+	VIRTIO_ID_RNG = 4,
+};
+
+/* §2.1 */
+enum virtio_status {
+	VIRTIO_S_ACKNOWLEDGE = 1,
+	VIRTIO_S_DRIVER = 2,
+	VIRTIO_S_DRIVER_OK = 4,
+	VIRTIO_S_FEATURES_OK = 8,
+	VIRTIO_S_NEEDS_RESET = 64,
+	VIRTIO_S_FAILED = 128,
+};
+
+/* §6, bit numbers */
+enum virtio_feature {
+	VIRTIO_F_INDIRECT_DESC = 28,
+	VIRTIO_F_EVENT_IDX = 29,
+	VIRTIO_F_VERSION_1 = 32,
+	VIRTIO_F_ACCESS_PLATFORM = 33,
+	VIRTIO_F_RING_PACKED = 34,
+	VIRTIO_F_IN_ORDER = 35,
+	VIRTIO_F_RING_RESET = 40,
+};
+#define VIRTIO_BIT(n) (UINT64_C(1) << (n))
+
+enum { VIRTIO_QUEUES_MAX = 64, VIRTIO_QUEUE_SIZE_MAX = 1024, VIRTIO_CONFIG_MAX = 256, VIRTIO_NO_VECTOR = 0xffff };
+
+struct virtio_device;
+struct queue;
+struct chain;
+
+/*
+ * The config space image (§2.5). Writers are the worker and the front (for guest writes), one at a
+ * time; readers are vCPU threads: a sequence counter, even when stable; its upper bits are the
+ * config generation of §2.5.1.
+ */
+struct virtio_config {
+	_Atomic uint32_t seq;
+	uint32_t size;
+	_Atomic uint8_t bytes[VIRTIO_CONFIG_MAX];
+};
+/* Any thread; a torn read is retried. Bytes past `size` read 0. */
+void virtio_config_read(const struct virtio_config *c, unsigned offset, void *data, unsigned len);
+void virtio_config_write(struct virtio_config *c, unsigned offset, const void *data, unsigned len);
+uint32_t virtio_config_generation(const struct virtio_config *c);
+
+/* Options that every virtio device has; first member of each device's options struct. */
+struct virtio_options {
+	char *id;
+	uint32_t transport; /* enum virtio_transport_kind */
+	bool packed;        /* offer VIRTIO_F_RING_PACKED */
+	bool in_order;      /* offer VIRTIO_F_IN_ORDER */
+	uint32_t queue_size;
+};
+enum virtio_transport_kind { VIRTIO_TRANSPORT_PCI, VIRTIO_TRANSPORT_MMIO };
+extern const char *const virtio_transport_choices[];
+/*
+ * The rows for them; the options struct must begin with a struct virtio_options. Used inside a rows
+ * table.
+ */
+#define VIRTIO_OPTION_ROWS(default_queue_size)                                                     \
+	{ .key = "id", .type = OPTION_STRING, .offset = offsetof(struct virtio_options, id),        \
+		.help = "name of the device in logs and API" },                                    \
+	{ .key = "transport", .type = OPTION_ENUM, .def = "pci",                                    \
+		.offset = offsetof(struct virtio_options, transport),                              \
+		.choices = virtio_transport_choices, .help = "how the guest finds the device" },    \
+	{ .key = "packed", .type = OPTION_BOOL, .offset = offsetof(struct virtio_options, packed),  \
+		.def = "on", .help = "offer packed rings; the guest chooses" },                     \
+	{ .key = "in_order", .type = OPTION_BOOL, .def = "off",                                     \
+		.offset = offsetof(struct virtio_options, in_order),                               \
+		.help = "offer in-order completion" },                                             \
+	{ .key = "queue_size", .type = OPTION_U32, .def = default_queue_size, .min = 2,             \
+		.max = VIRTIO_QUEUE_SIZE_MAX, .unit = "descriptors, a power of two",               \
+		.offset = offsetof(struct virtio_options, queue_size),                             \
+		.help = "largest size of each queue" }
+
+struct virtio_type {
+	const char *name;                   /* "virtio-blk" */
+	enum virtio_id id;
+	uint32_t pci_class;
+	uint64_t features;                  /* beyond the transport's own (VERSION_1, rings, EVENT_IDX, INDIRECT) */
+	uint16_t nqueues;                   /* at most; create() may lower dev->nqueues */
+	uint16_t queues_per_worker;         /* 1: a worker per queue, 2: per pair; 0: one for all */
+	bool busy;                          /* wants workers of its own */
+	const char *thread_suffix;          /* "q", "qp": threads are "<id>_q0", ... */
+	size_t size;                        /* of the device's struct, which begins with struct virtio_device */
+	uint32_t config_size;
+	const struct option_group *options;
+	const struct syscall_row *syscalls;
+	const struct state_desc *state;     /* of the device's struct; NULL: the rings are all its state */
+
+	/*
+	 * Main, stage 2: open the host side; add to dev->features (0 before; what is offered beyond
+	 * `features` above), fill the config image, lower nqueues.
+	 */
+	int (*create)(struct virtio_device *dev, const struct device_env *env, const void *options,
+		struct error *err);
+	/*
+	 * All below: the worker that owns the queue.
+	 * queue_start: `q` is ready to be popped; arm host fds. May be NULL.
+	 * handle: the guest kicked, or the queue was just started: pop until empty. Bounded by the
+	 * queue's size per call;
+	 *   kicks are off meanwhile and queue_flush() comes after it; who pushes at another time
+	 *   flushes himself. Returns 1 when there may be more (called again soon), 0, or -EPROTO
+	 *   (the ring is broken → NEEDS_RESET). Chains it leaves while it returns 0 are its own to
+	 *   fetch later (net rx); it is called again at the next kick.
+	 * queue_stop: return only when nothing is in flight; every popped head has been pushed. May
+	 * be NULL.
+	 */
+	int (*queue_start)(struct virtio_device *dev, struct queue *q);
+	int (*handle)(struct virtio_device *dev, struct queue *q);
+	void (*queue_stop)(struct virtio_device *dev, struct queue *q);
+	/*
+	 * The guest wrote config space; the image has the bytes already when writable said so.
+	 * Queue 0's worker. May be NULL.
+	 */
+	void (*config_written)(struct virtio_device *dev, unsigned offset, unsigned len);
+	/* Which config bytes the guest may write; NULL: none. Any thread, pure. */
+	bool (*config_writable)(const struct virtio_device *dev, unsigned offset, unsigned len);
+	/* Main; host fds are closed here. Half-built devices too. May be NULL. */
+	void (*destroy)(struct virtio_device *dev);
+};
+
+/* First member of a device's struct. */
+struct virtio_device {
+	const struct virtio_type *type;
+	char id[DEVICE_ID_MAX];
+	struct guest_mem *mem;             /* const after create */
+	const struct vm_events *events;    /* const after create */
+	uint64_t offered;                  /* const after create: all feature bits the device offers */
+	uint64_t features;                 /* negotiated; set before the first queue_start */
+	uint16_t nqueues;                  /* const after create */
+	uint16_t queue_size;               /* const after create: the largest */
+	struct virtio_config config;
+	struct queue *queues[VIRTIO_QUEUES_MAX]; /* running ones, else NULL; entry i: owner of queue i */
+	/*
+	 * Tell the guest that the config image changed (§2.5). Any worker of the device; posts to
+	 * the front.
+	 */
+	void (*config_changed)(struct virtio_device *dev);
+	/*
+	 * The ring or device broke: NEEDS_RESET (§2.1.1). Any worker of the device; posts to the
+	 * front.
+	 */
+	void (*broken)(struct virtio_device *dev);
+	void *front;                       /* for the two above only */
+};
+
+static inline bool virtio_has(const struct virtio_device *dev, unsigned bit)
+{
+	return dev->features & VIRTIO_BIT(bit);
+}
+
+/*
+ * front.h: makes a virtio device of this type with its front, back and transport. For a row's
+ * create().
+ */
+int virtio_create(struct device **ret, const struct device_type *row, const struct virtio_type *type,
+	const struct device_env *env, const void *options, struct error *err) NEEDS_CHECK;
+
+#endif

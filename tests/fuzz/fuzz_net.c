@@ -1,0 +1,74 @@
+/*
+ * Any driver and any peer: the input plays both a virtio-net driver on its two queues and the other
+ * end of a stream link. Every head comes back once (the rig aborts otherwise), and the loop gets
+ * its turn.
+ */
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "devices/host/link_stream.h"
+#include "devices/virtio/net.h"
+#include "devices/virtio/types.h"
+#include "tests/driver/device.h"
+#include "vmm/log.h"
+
+enum { QUEUE = 32, RX = 0, TX = 1 };
+
+static int wire[2];
+
+static int create(struct virtio_device *dev, const struct device_env *env, const void *options,
+	struct error *err)
+{
+	struct net *net = container_of(dev, struct net, dev);
+	int r = link_stream_adopt(&net->pair.link, wire[0], NULL, "peer");
+
+	(void)env;
+	(void)options;
+	return r ? r : net_init(net, 0, err);
+}
+
+/* What the device sent goes nowhere; what the peer says comes from the input. */
+static void peer(const uint8_t *data, size_t len)
+{
+	uint8_t sink[4096];
+
+	while (recv(wire[1], sink, sizeof(sink), MSG_DONTWAIT) > 0)
+		;
+	if (send(wire[1], data, len, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+		return;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
+{
+	static const uint64_t rings[] = { 0, VD_F_PACKED, VD_F_INDIRECT | VD_F_EVENT_IDX,
+		VD_F_PACKED | VD_F_IN_ORDER };
+	struct virtio_type type = virtio_net_type;
+	uint64_t features;
+	struct rig *r;
+	size_t third;
+
+	log_level = LOG_ERROR;
+	if (len < 4 || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, wire))
+		return 0;
+	type.create = create;
+	r = rig_new(&type, "user", NULL);
+	if (!r)
+		abort();
+	features = rings[data[0] & 3] | (data[0] & 4 ? VIRTIO_BIT(NET_F_MRG_RXBUF) : 0);
+	if (data[0] & 8) /* as if the link could: headers are looked at */
+		features |= VIRTIO_BIT(NET_F_CSUM) | VIRTIO_BIT(NET_F_HOST_TSO4);
+	rig_start(r, RX, QUEUE, features);
+	rig_start(r, TX, QUEUE, features);
+	third = (len - 1) / 3;
+	data++;
+	rig_fuzz(r, RX, data, third);
+	peer(data + third, third);
+	rig_run(r, 0);
+	rig_fuzz(r, TX, data + 2 * third, third);
+	rig_run(r, 0);
+	rig_free(r);
+	close(wire[1]);
+	return 0;
+}

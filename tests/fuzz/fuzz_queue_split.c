@@ -1,0 +1,13 @@
+/* The split ring under a driver that writes anything; see tests/driver/queue_fuzz.h. */
+#include <stddef.h>
+#include <stdint.h>
+
+#include "tests/driver/queue_fuzz.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	queue_fuzz(data, size, 0);
+	return 0;
+}

@@ -1,0 +1,234 @@
+"""Cases in which the guest drives a device: the matrix of transports and ring formats, and each device's own."""
+import itertools
+import os
+import socket
+import sys
+import threading
+import time
+
+from machine import HANG, Failure, Network, Skip, expect
+
+DISK = 16 << 20
+SERIAL = "serial-0123456789abc"
+
+
+def disk(bench, size=DISK, **keys):
+    path = bench.file("disk.raw", size) if not os.path.exists(bench.path("disk.raw")) else bench.path("disk.raw")
+    keys = {"path": path, "packed": "on", "in_order": "on", **keys}
+    return "--disk", ",".join(f"{k}={v}" for k, v in keys.items())
+
+
+def on_disk(test, transport="pci", cmdline="", **keys):
+    def case(bench):
+        bench.guest_run(f"test={test} transport={transport} {cmdline}", *disk(bench, transport=transport, **keys))
+    return case
+
+
+def blk(transport, rings):
+    words = " ".join(f"{name}={int(value)}" for name, value in rings.items())
+    return on_disk("blk", transport, f"{words} capacity={DISK // 512} serial={SERIAL} queues=2", num_queues=2, serial=SERIAL)
+
+
+def blk_matrix():
+    names = ("packed", "event_idx", "indirect", "in_order")
+    for transport in ("pci", "mmio"):
+        for values in itertools.product((False, True), repeat=len(names)):
+            rings = dict(zip(names, values))
+            title = ",".join(n for n in names if rings[n]) or "plain"
+            yield f"blk {transport} {title}", blk(transport, rings)
+
+
+def rng(transport, packed):
+    def case(bench):
+        bench.guest_run(f"test=rng transport={transport} packed={packed}", "--rng", f"transport={transport}")
+    return case
+
+
+def echo(sock, data):
+    """Send all of `data` and receive as much; the other side sends back what it gets."""
+    sender = threading.Thread(target=sock.sendall, args=(data,))
+    sender.start()
+    got = b""
+    while len(got) < len(data):
+        piece = sock.recv(65536)
+        if not piece:
+            break
+        got += piece
+    sender.join(HANG)
+    return got
+
+
+def console(transport, packed):
+    def case(bench):
+        data = os.urandom(300 * 1024)
+        p = bench.guest_start(f"test=console transport={transport} packed={packed} count={len(data)}", "--console",
+                              f"socket={bench.path('console')},transport={transport}")
+        sock = bench.connect(bench.path("console"))
+        p.wait_for("listening")
+        got = echo(sock, data)
+        status = p.finish()
+        expect(got == data, f"{len(got)} of {len(data)} bytes came back, or others")
+        bench.judge(p.output, status)
+        expect(not os.path.exists(bench.path("console")), "the socket is left behind")
+    return case
+
+
+def serial_file(bench):
+    p = bench.guest_start("test=serial-echo count=0", "--serial", f"file={bench.path('out')}")
+    status = p.finish()
+    with open(bench.path("out"), "rb") as f:
+        bench.judge(f.read().decode(), status)
+
+
+def serial_socket(bench):
+    data = bytes(range(256)) * 16
+    p = bench.guest_start(f"test=serial-echo count={len(data)}", "--serial", f"socket={bench.path('serial')}")
+    sock = bench.connect(bench.path("serial"))
+    # What the guest printed before we were connected is gone; its receiver holds what we send.
+    time.sleep(0.2)
+    sender = threading.Thread(target=sock.sendall, args=(data,))
+    sender.start()
+    got = b""
+    while b"done " not in got or not got.endswith(b"\n"):
+        piece = sock.recv(65536)
+        if not piece:
+            break
+        got += piece
+    sender.join(HANG)
+    status = p.finish()
+    expect(data in got, f"the bytes did not come back whole\n{got[-200:]!r}")
+    bench.judge(got.decode(errors="replace"), status)
+
+
+def serial_pty(bench):
+    p = bench.guest_start("test=spin", "--serial", "pty", "-v")
+    p.wait_for("/dev/pts/")
+    name = next(w for w in p.output.split() if w.startswith("/dev/pts/"))
+    expect(os.path.exists(name), f"{name} is not there")
+    p.signal(15)
+    expect(p.finish() == 0, "exit status is not 0")
+
+
+def address(text):
+    return str(int.from_bytes(socket.inet_aton(text), "big"))
+
+
+def net_words(extra=""):
+    return f"test=net ip={address(Network.GUEST)} peer={address(Network.ADDRESS)} {extra}"
+
+
+def net_tap(transport, packed, mergeable):
+    def case(bench):
+        network = bench.network()
+        mac = "02:12:34:56:78:9a"
+        bench.guest_run(net_words(f"transport={transport} packed={packed} mergeable={mergeable} "
+                                  f"mac=0x{mac.replace(':', '')}"),
+                        "--net", f"tap=tap0,transport={transport},mac={mac}", within=network.inside())
+    return case
+
+
+def net_mtu(bench):
+    network = bench.network()
+    bench.guest_run(net_words("mtu=1500"), "--net", "tap=tap0,mtu=1500", within=network.inside())
+
+
+TAKE_TAP = """
+import fcntl, os, struct, sys
+fd = os.open("/dev/net/tun", os.O_RDWR)
+fcntl.ioctl(fd, 0x400454ca, struct.pack("16sH22x", b"tap0", 0x0002 | 0x1000 | 0x4000))
+os.set_inheritable(fd, True)
+os.execv(sys.argv[1], [a.replace("@FD@", str(fd)) for a in sys.argv[1:]])
+"""
+
+
+def net_fd(bench):
+    network = bench.network()
+    bench.guest_run(net_words(), "--net", "fd=@FD@", within=network.inside(sys.executable, "-c", TAKE_TAP))
+
+
+def net_made_tap(bench):
+    """A tap that is not there is made, and goes with the machine."""
+    network = bench.network()
+    p = bench.guest_start("test=spin", "--net", "tap=tapmade,ip=10.98.0.1", within=network.inside())
+    p.wait_for("spinning")
+    try:
+        network.ip("-n", network.name, "link", "show", "tapmade")
+    except Exception:
+        raise Failure("the tap was not made")
+    p.signal(15)
+    expect(p.finish() == 0, "exit status is not 0")
+    try:
+        network.ip("-n", network.name, "link", "show", "tapmade")
+    except Exception:
+        return
+    raise Failure("the tap is left behind")
+
+
+def net_user(bench):
+    """passt answers DHCP; it needs a route of the host's to copy, which the namespace has."""
+    from shutil import which
+    if not which("passt"):
+        raise Skip("passt is not installed")
+    network = bench.network()
+    bench.guest_run("test=dhcp", "--net", "user", within=network.inside())
+
+
+def readonly(bench):
+    on_disk("readonly", readonly="on")(bench)
+    with open(bench.path("disk.raw"), "rb") as f:
+        expect(not any(f.read()), "the file was written")
+
+
+def many_disks(bench):
+    options = []
+    for i in range(20):
+        options += ["--disk", f"path={bench.file(f'd{i}', (2048 + i) * 512)}"]
+    bench.guest_run("test=many count=20", *options)
+
+
+def big_memory(bench):
+    """More than 3 GiB: RAM on both sides of the hole, and the 64-bit window behind it."""
+    bench.guest_run("test=blk", "--memory", "size=5G", *disk(bench))
+
+
+def data_reaches_the_file(bench):
+    on_disk("blk")(bench)
+    with open(bench.path("disk.raw"), "rb") as f:
+        f.seek(-512, os.SEEK_END)
+        expect(any(f.read(512)), "the last sector of the file is still zero")
+
+
+def cases():
+    yield from blk_matrix()
+    yield "blk readonly", readonly
+    yield "blk direct", on_disk("blk", direct="on")
+    yield "blk queue of 16", on_disk("blk", cmdline="indirect=1", queue_size=16)
+    yield "blk queue of 1024", on_disk("blk", cmdline="queue_size=1024", queue_size=1024)
+    yield "blk data reaches the file", data_reaches_the_file
+    yield "blk with 5 GiB of memory", big_memory
+    yield "blk twenty disks", many_disks
+    for transport in ("pci", "mmio"):
+        for packed in (0, 1):
+            format_ = "packed" if packed else "split"
+            yield f"rng {transport} {format_}", rng(transport, packed)
+            yield f"console {transport} {format_}", console(transport, packed)
+            yield f"net tap {transport} {format_}", net_tap(transport, packed, 0)
+        yield f"registers {transport}", on_disk("regs", transport)
+        yield f"hostile {transport}", on_disk("hostile", transport)
+        yield f"hostile register sweep {transport}", on_disk("sweep", transport)
+    yield "net mergeable buffers", net_tap("pci", 0, 1)
+    yield "net mtu", net_mtu
+    yield "net fd", net_fd
+    yield "net tap made and removed", net_made_tap
+    yield "net user dhcp", net_user
+    yield "pci", on_disk("pci", num_queues=2)
+    yield "hostile config space sweep", on_disk("config-sweep")
+    yield "hostile port sweep", lambda b: b.guest_run("test=ports")
+    yield "serial", lambda b: b.guest_run("test=serial")
+    yield "serial file", serial_file
+    yield "serial socket", serial_socket
+    yield "serial pty", serial_pty
+    yield "rtc", lambda b: b.guest_run(f"test=rtc year={time.gmtime().tm_year % 100}")
+    yield "i8042 and acpi", lambda b: b.guest_run("test=i8042")
+    yield "memory map", lambda b: b.guest_run("test=memory")
+    yield "memory edges", lambda b: b.guest_run("test=edges")

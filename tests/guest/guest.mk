@@ -1,0 +1,29 @@
+# The bare-metal guest and what it tests: `make guest`. G=... names cases (tests/guest/run --list).
+guest_elf     := $(BUILD)/guest/guest.elf
+guest_sources := $(wildcard tests/guest/*.c) tests/driver/vdriver.c
+guest_objects := $(guest_sources:%.c=$(BUILD)/guest/%.o) $(BUILD)/guest/tests/guest/start.o
+GUEST_CFLAGS  := -std=gnu17 -O2 -g -ffreestanding -fno-pic -fno-pie -mno-red-zone -fno-stack-protector \
+		 -fcf-protection=none -fno-strict-aliasing -fno-asynchronous-unwind-tables -fno-tree-loop-distribute-patterns \
+		 $(WARN) -I. -MMD -MP
+
+$(BUILD)/guest/%.o: %.c
+	@mkdir -p $(@D)
+	$(call say,CC)
+	$(Q)$(CC) $(GUEST_CFLAGS) -c -o $@ $<
+
+$(BUILD)/guest/%.o: %.S
+	@mkdir -p $(@D)
+	$(call say,CC)
+	$(Q)$(CC) $(GUEST_CFLAGS) -c -o $@ $<
+
+$(guest_elf): $(guest_objects) tests/guest/link.ld
+	$(call say,LINK)
+	$(Q)$(CC) -static -nostdlib -no-pie -Wl,--build-id=none -Wl,-z,noexecstack -Wl,--no-warn-rwx-segments \
+		-Wl,-T,tests/guest/link.ld -o $@ $(guest_objects)
+
+guest-build: $(guest_elf)
+G ?=
+guest: $(BUILD)/microvm $(guest_elf)
+	@tests/guest/run --program $(BUILD)/microvm --guest $(guest_elf) $(G)
+
+.PHONY: guest guest-build

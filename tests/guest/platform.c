@@ -1,0 +1,90 @@
+/* Platform devices at the PC's places: RTC and CMOS RAM, i8042, GED, pvpanic; and all ports together. */
+#include "tests/guest/lib.h"
+#include "tests/guest/tests.h"
+
+enum { RTC_SECONDS = 0, RTC_YEAR = 9, RTC_B = 0x0b, RTC_D = 0x0d, B_BINARY = 4, D_VALID = 0x80 };
+
+static uint8_t cmos(uint8_t reg)
+{
+	out8(PORT_CMOS_INDEX, reg);
+	return in8(PORT_CMOS_DATA);
+}
+
+static unsigned rtc_number(uint8_t reg, bool binary)
+{
+	uint8_t v = cmos(reg);
+
+	return binary ? v : (v >> 4) * 10u + (v & 15);
+}
+
+/* MC146818A data sheet */
+static void rtc(void)
+{
+	bool binary = cmos(RTC_B) & B_BINARY;
+	unsigned second, first = rtc_number(RTC_SECONDS, binary);
+	uint64_t start = cycles();
+
+	check(cmos(RTC_D) & D_VALID, "the clock's battery is good", "register D is 0x%x", cmos(RTC_D));
+	check_equal(rtc_number(RTC_YEAR, binary), arg_u64("year", 0), "the clock has the host's year");
+	do {
+		second = rtc_number(RTC_SECONDS, binary);
+	} while (second == first && cycles() - start < PATIENCE);
+	check(second == (first + 1) % 60, "the clock ticks", "%u after %u", second, first);
+}
+
+static void i8042(void)
+{
+	/* Status: neither buffer full, or a guest kernel waits for it. */
+	check(!(in8(PORT_I8042) & 2), "the keyboard controller takes commands", "status 0x%x", in8(PORT_I8042));
+	check_equal(in32(PORT_GED_EVENTS), 0, "no ACPI event is pending");
+	out8(PORT_GED_SLEEP, 0x14); /* S5 without SLP_EN */
+	check(true, "a sleep type without SLP_EN does nothing", "-");
+	out8(PORT_GED_RESET, 0);
+	check(true, "a wrong reset value does nothing", "-");
+}
+
+/* Ports that end the machine or mute this text. */
+static bool dangerous(unsigned port, unsigned width)
+{
+	static const struct {
+		uint16_t first, last;
+	} ranges[] = { { 0x60, 0x64 }, { 0x600, 0x607 }, { 0x505, 0x505 }, { 0x3f8, 0x3ff }, { 0xcf9, 0xcf9 },
+		{ 0xf4, 0xf4 }, { 0x92, 0x92 } };
+
+	for (unsigned i = 0; i < ARRAY_SIZE(ranges); i++)
+		if (port <= ranges[i].last && port + width > ranges[i].first)
+			return true;
+	return false;
+}
+
+static void ports(void)
+{
+	for (unsigned port = 0; port < 0x10000; port++) {
+		in8((uint16_t)port);
+		if (!dangerous(port, 1))
+			out8((uint16_t)port, (uint8_t)port);
+	}
+	check(true, "all ports take bytes", "-");
+	/* An access that leaves the last port is the CPU's to refuse. */
+	for (unsigned port = 0; port < 0xffff; port++) {
+		in16((uint16_t)port);
+		if (!dangerous(port, 2))
+			out16((uint16_t)port, (uint16_t)~port);
+	}
+	check(true, "all ports take words", "-");
+	for (unsigned port = 0; port < 0xfffd; port++) {
+		in32((uint16_t)port);
+		if (!dangerous(port, 4))
+			out32((uint16_t)port, 0xffffffff);
+	}
+	check(true, "all ports take double words", "-");
+	check_equal(in8(0x2f8), 0xff, "a port without a device reads as ones");
+	check_equal(in32(0xe000), 0xffffffff, "a port without a device reads as ones in all bytes");
+}
+
+const struct guest_test platform_tests[] = {
+	{ "rtc", rtc },
+	{ "i8042", i8042 },
+	{ "ports", ports },
+	{ NULL, NULL },
+};

@@ -1,0 +1,16 @@
+/* All tests of the guest. */
+#include "tests/guest/tests.h"
+
+#include <stddef.h>
+
+const struct guest_test *const guest_tests[] = {
+	life_tests,
+	platform_tests,
+	pci_tests,
+	regs_tests,
+	blk_tests,
+	net_tests,
+	char_tests,
+	hostile_tests,
+	NULL,
+};

@@ -1,0 +1,15 @@
+/* The tests in this guest, chosen by test=NAME on its command line; one table per file, guest_tests in tests.c. */
+#ifndef TESTS_GUEST_TESTS_H
+#define TESTS_GUEST_TESTS_H
+
+struct guest_test {
+	const char *name; /* NULL ends */
+	void (*run)(void);
+};
+
+extern const struct guest_test *const guest_tests[]; /* NULL ends */
+
+extern const struct guest_test life_tests[], platform_tests[], pci_tests[], regs_tests[], blk_tests[], net_tests[],
+	char_tests[], hostile_tests[];
+
+#endif

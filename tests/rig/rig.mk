@@ -1,0 +1,25 @@
+# Dependencies, images, real guests and the demo. Included by the Makefile.
+
+# Installs what the build and the tests need, and only that (Debian 12, root or sudo).
+deps:
+	@images/deps.sh
+
+# What the tests and the demo boot; kept in a cache outside the tree, so only the first time takes long.
+images:
+	@images/initramfs.sh test 6.1
+	@images/initramfs.sh test 6.12
+	@images/initramfs.sh boot 6.12
+	@images/rootdisk.sh
+
+# Real Linux guests. SYSTEM_ONLY='net_*' picks by name.
+system: all
+	@tests/system/run
+
+# These two start from nothing: what they need is made in order, also with -j.
+demo demo-shell:
+	@$(MAKE) --no-print-directory deps
+	@$(MAKE) --no-print-directory all
+	@$(MAKE) --no-print-directory images >/dev/null
+	@tests/demo $(if $(filter demo-shell,$@),--shell)
+
+.PHONY: deps images system demo demo-shell

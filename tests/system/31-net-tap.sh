@@ -1,0 +1,44 @@
+#!/bin/bash
+# --net tap=: an existing tap and one that we make; pings, and a file each way of size and offload.
+. "$(dirname "$0")/lib.sh"
+in_own_network
+[ -c /dev/net/tun ] || { t net_tap skip "no /dev/net/tun"; exit 0; }
+ip link set lo up
+
+# over_tap SERIES TRANSPORT RING: with a tap that was there before.
+over_tap() {
+	local series=$1 transport=$2 ring=$3 packed=on checks
+	[ "$ring" = packed ] || packed=off
+	ip tuntap add dev guest0 mode tap vnet_hdr
+	ip address add 10.77.0.1/24 dev guest0
+	ip link set guest0 up
+	trap 'clean_up; ip link del guest0' EXIT
+	mkdir "$scratch/www"
+	noise "$scratch/www/file" 16
+	serve "$scratch/www" 10.77.0.1
+	checks="address:eth0:10.77.0.2/24:10.77.0.1,$ring:eth0,ping:10.77.0.1,fetch:$port:file:$md5,mtu:eth0:1400,poweroff"
+	boot "$series" vmlinux "$checks" --net "tap=guest0,mtu=1400,transport=$transport,packed=$packed"
+	ends 0
+	guest_passed "$(count "$checks")"
+	ip link show guest0 >/dev/null || fail "the tap is gone: it was not ours to remove"
+}
+
+# A tap that was not there is made, and goes with the machine.
+made_by_us() {
+	local checks=address:eth0:10.78.0.2/24:10.78.0.1,sleep:5,ping:10.78.0.1,poweroff
+	boot 6.12 vmlinux $checks --net tap=ours0
+	wait_until "no tap ours0" tap_of_a_living_machine
+	ip address add 10.78.0.1/24 dev ours0
+	ip link set ours0 up
+	ends 0
+	guest_passed 3
+	! ip link show ours0 2>/dev/null || fail "the tap stayed"
+}
+
+tap_of_a_living_machine() {
+	ip link show ours0 || { kill -0 "$pid" || fail "it ended: $(tail -n 1 "$dir/stderr")"; false; }
+}
+
+t net_tap_pci_packed_ping_and_16m over_tap 6.12 pci packed
+t net_tap_mmio_split_ping_and_16m over_tap 6.1 mmio split
+t net_tap_made_by_us_goes_with_us made_by_us

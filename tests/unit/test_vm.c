@@ -1,0 +1,353 @@
+/*
+ * The machine's life on /dev/kvm with guests of a few instructions: how it ends, resets, pauses, and what holds it still. Skipped where
+ * there is no KVM.
+ */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include "tests/unit/kernel_images.h"
+#include "vmm/options_table.h"
+#include "vmm/vm.h"
+
+/* LIVES_AT: RAM that nothing is loaded to again. */
+enum { COUNTER_AT = IMG_KERNEL_GPA + IMG_TEXT_SIZE, LIVES_AT = 0x1800000, STEP_NS = 20000000, WAIT_STEPS = 500 };
+
+/* 32-bit code at the PVH entry. The GED's registers are at port 0x600: sleep control is 0x604, reset 0x606. */
+#define COUNT 0xff, 0x05, 0x00, 0x10, 0x00, 0x01 /* inc dword [COUNTER_AT] */
+#define HALT 0xfa, 0xf4, 0xeb, 0xfd              /* cli; 1: hlt; jmp 1b */
+static const uint8_t turns_off[] = { COUNT, 0x66, 0xba, 0x04, 0x06, 0xb0, 0x34, 0xee, HALT };
+static const uint8_t resets[] = { COUNT, 0x66, 0xba, 0x06, 0x06, 0xb0, 'R', 0xee, HALT };
+/* What Linux does: one way after the other, without waiting for the first. */
+#define COUNT_LIVES 0xff, 0x05, 0x00, 0x00, 0x80, 0x01
+static const uint8_t resets_thrice[] = { COUNT_LIVES, 0x66, 0xba, 0x06, 0x06, 0xb0, 'R', 0xee, 0xee, 0xb0, 0xfe, 0xe6, 0x64, 0xee, 0x0f, 0x0b };
+static const uint8_t crashes[] = { 0x0f, 0x0b /* ud2, and no table of handlers */ };
+static const uint8_t counts[] = { COUNT, 0xeb, 0xf8 };
+static const uint8_t halts[] = { HALT };
+/* 1: in al, 0x80 (nobody is there); inc; jmp 1b: always on its way out of the guest or back */
+static const uint8_t exits[] = { 0xe4, 0x80, COUNT, 0xeb, 0xf6 };
+
+struct life {
+	struct vm *vm;
+	struct options *options;
+	struct error err;
+	char kernel[64];
+	struct loop_source *timer;
+	void (*act)(struct life *l);
+	unsigned step;
+	uint32_t seen, lives;
+	bool done;
+};
+
+static void need_kvm(void)
+{
+	struct error err;
+	struct kvm kvm;
+
+	if (kvm_open(&kvm, &err) < 0)
+		cr_skip_test("%s", err.text);
+	kvm_close(&kvm);
+}
+
+static void write_kernel(struct life *l, const uint8_t *code, size_t len)
+{
+	static uint8_t elf[IMG_ELF_SIZE];
+	int fd;
+
+	img_elf(elf, true);
+	memcpy(elf + IMG_TEXT_OFFSET + (IMG_PVH_ENTRY - IMG_KERNEL_GPA), code, len);
+	memset(elf + IMG_DATA_OFFSET, 0, 4);
+	strcpy(l->kernel, "/tmp/test_vm_XXXXXX");
+	fd = mkstemp(l->kernel);
+	cr_assert_geq(fd, 0);
+	cr_assert_eq(write(fd, elf, sizeof(elf)), sizeof(elf));
+	close(fd);
+}
+
+static void make(struct life *l, const uint8_t *code, size_t len, const char *on_reset, const char *cpus)
+{
+	const struct option_group *groups[OPTIONS_TABLE_MAX];
+	const char *argv[] = { "microvm", "--kernel", l->kernel, "--memory", "size=32M", "--serial", "null", "--cpus", cpus,
+		"--on-reset", on_reset };
+
+	write_kernel(l, code, len);
+	cr_assert_eq(options_table_collect(groups, ARRAY_SIZE(groups), device_types), 0);
+	cr_assert_eq(options_create(&l->options, groups), 0);
+	cr_assert_eq(options_parse_argv(l->options, ARRAY_SIZE(argv), (char **)argv, &l->err), 0, "%s", l->err.text);
+	cr_assert_eq(vm_create(&l->vm, l->options, SANDBOX_OFF, &l->err), 0, "%s", l->err.text);
+}
+
+static void on_timer(void *ctx)
+{
+	struct life *l = ctx;
+
+	cr_assert_lt(l->step, WAIT_STEPS, "it hangs");
+	l->act(l);
+	l->step++;
+}
+
+/* Exit status of the machine, while `act` (may be NULL) is called every STEP_NS on main's loop. */
+static int live(struct life *l, void (*act)(struct life *l))
+{
+	int status;
+
+	l->act = act;
+	if (act) {
+		cr_assert_eq(loop_timer_add(l->vm->loop, on_timer, l, &l->timer), 0);
+		loop_timer_set(l->timer, STEP_NS, STEP_NS);
+	}
+	cr_assert_eq(vm_start(l->vm, &l->err), 0, "%s", l->err.text);
+	status = vm_run(l->vm);
+	cr_assert_eq(mem_read(l->vm->mem, gpa(LIVES_AT), &l->lives, sizeof(l->lives)), 0);
+	vm_destroy(l->vm);
+	options_destroy(l->options);
+	unlink(l->kernel);
+	return status;
+}
+
+#define MAKE(l, code, on_reset, cpus) make(&(l), code, sizeof(code), on_reset, cpus)
+
+static uint32_t counter(struct life *l)
+{
+	uint32_t v;
+
+	cr_assert_eq(mem_read(l->vm->mem, gpa(COUNTER_AT), &v, sizeof(v)), 0);
+	return v;
+}
+
+static void end(struct life *l)
+{
+	l->done = true;
+	kill(getpid(), SIGTERM);
+}
+
+Test(vm, a_guest_that_turns_off_ends_with_0)
+{
+	struct life l = { 0 };
+
+	need_kvm();
+	MAKE(l, turns_off, "reboot", "boot=1");
+	cr_assert_eq(live(&l, NULL), 0);
+}
+
+Test(vm, a_reset_ends_the_machine_when_asked_to_and_a_crash_is_an_error)
+{
+	struct life l = { 0 };
+
+	need_kvm();
+	MAKE(l, resets, "exit", "boot=1");
+	cr_assert_eq(live(&l, NULL), 0);
+	l = (struct life){ 0 };
+	MAKE(l, crashes, "exit", "boot=1");
+	cr_assert_eq(live(&l, NULL), 1);
+}
+
+Test(vm, a_guest_that_resets_for_ever_is_given_up)
+{
+	struct life l = { 0 };
+
+	need_kvm();
+	MAKE(l, resets, "reboot", "boot=1");
+	cr_assert_eq(live(&l, NULL), 1);
+	l = (struct life){ 0 };
+	MAKE(l, crashes, "reboot", "boot=2");
+	cr_assert_eq(live(&l, NULL), 1);
+}
+
+/*
+ * Each life asks for a reset in four ways; were each of them one, twenty resets would be five lives. On
+ * a KVM that interprets the guest, one reset in some hundreds comes without a life that could be seen.
+ */
+Test(vm, what_was_wished_before_a_reset_is_forgotten)
+{
+	struct life l = { 0 };
+
+	need_kvm();
+	MAKE(l, resets_thrice, "reboot", "boot=1");
+	cr_assert_eq(live(&l, NULL), 1);
+	cr_assert(l.lives >= 19 && l.lives <= 21, "20 resets, %u lives", l.lives);
+}
+
+static void signal_once(struct life *l)
+{
+	if (l->step == 2)
+		end(l);
+}
+
+Test(vm, a_signal_ends_a_guest_that_halts_counts_or_exits)
+{
+	static const struct { const uint8_t *code; size_t len; } guests[] = {
+		{ halts, sizeof(halts) }, { counts, sizeof(counts) }, { exits, sizeof(exits) } };
+
+	need_kvm();
+	for (size_t i = 0; i < ARRAY_SIZE(guests); i++) {
+		struct life l = { 0 };
+
+		make(&l, guests[i].code, guests[i].len, "reboot", "boot=2");
+		cr_assert_eq(live(&l, signal_once), 0);
+	}
+}
+
+Test(vm, a_signal_that_comes_before_the_start_is_not_lost)
+{
+	struct life l = { 0 };
+
+	need_kvm();
+	MAKE(l, counts, "reboot", "boot=1");
+	kill(getpid(), SIGHUP);
+	cr_assert_eq(live(&l, NULL), 0);
+}
+
+/* More vCPUs than the inbox has places, all gone at once. */
+Test(vm, many_vcpus_end)
+{
+	struct life l = { 0 };
+
+	need_kvm();
+	MAKE(l, halts, "reboot", "boot=48");
+	cr_assert_eq(live(&l, signal_once), 0);
+}
+
+/* Paused at step 1, looked at until 4, resumed, and ended when it has moved on. */
+static void pause_and_resume(struct life *l)
+{
+	struct vm *vm = l->vm;
+
+	switch (l->step) {
+	case 0:
+		if (!counter(l))
+			l->step--;
+		break;
+	case 1:
+		cr_assert_eq(vm_resume(vm), -EBUSY, "it runs");
+		cr_assert_eq(vm_pause(vm), 0);
+		cr_assert_eq(vm_pause(vm), -EBUSY);
+		cr_assert_eq(vm->state, VM_PAUSED);
+		l->seen = counter(l);
+		break;
+	case 4:
+		cr_assert_eq(counter(l), l->seen, "a paused guest does not move");
+		cr_assert_eq(vm_resume(vm), 0);
+		break;
+	default:
+		if (l->step > 4 && counter(l) != l->seen && !l->done)
+			end(l);
+	}
+}
+
+Test(vm, a_paused_guest_stands_still_and_goes_on)
+{
+	struct life l = { 0 };
+
+	need_kvm();
+	MAKE(l, counts, "reboot", "boot=1");
+	cr_assert_eq(live(&l, pause_and_resume), 0);
+	l = (struct life){ 0 };
+	MAKE(l, exits, "reboot", "boot=2");
+	cr_assert_eq(live(&l, pause_and_resume), 0);
+}
+
+static void pause_for_good(struct life *l)
+{
+	if (l->step == 1)
+		cr_assert_eq(vm_pause(l->vm), 0);
+	if (l->step == 2)
+		end(l);
+}
+
+Test(vm, a_paused_machine_can_be_ended)
+{
+	struct life l = { 0 };
+
+	need_kvm();
+	MAKE(l, exits, "reboot", "boot=2");
+	cr_assert_eq(live(&l, pause_for_good), 0);
+}
+
+static int nothing(void *arg)
+{
+	return ++*(int *)arg;
+}
+
+/* Held twice at step 1, let go once at 2, again at 4; a stop of the world in between changes nothing. */
+static void hold_twice(struct life *l)
+{
+	int calls = 0;
+
+	switch (l->step) {
+	case 1:
+		vm_hold(l->vm);
+		vm_hold(l->vm);
+		l->seen = counter(l);
+		break;
+	case 2:
+		vm_release(l->vm);
+		cr_assert_eq(vm_stop_world(l->vm, nothing, &calls), 1);
+		break;
+	case 4:
+		cr_assert_eq(counter(l), l->seen, "held by the first");
+		vm_release(l->vm);
+		break;
+	default:
+		if (l->step > 4 && counter(l) != l->seen && !l->done)
+			end(l);
+	}
+}
+
+Test(vm, holds_nest)
+{
+	struct life l = { 0 };
+
+	need_kvm();
+	MAKE(l, counts, "reboot", "boot=1");
+	cr_assert_eq(live(&l, hold_twice), 0);
+}
+
+/* A thousand times in and out, as fast as it goes: no kick is lost on the way. */
+static void hold_often(struct life *l)
+{
+	if (l->done)
+		return;
+	for (unsigned i = 0; i < 1000; i++) {
+		vm_hold(l->vm);
+		l->seen = counter(l);
+		cr_assert_eq(counter(l), l->seen);
+		vm_release(l->vm);
+	}
+	end(l);
+}
+
+Test(vm, holding_it_often_loses_no_kick)
+{
+	struct life l = { 0 };
+
+	need_kvm();
+	MAKE(l, exits, "reboot", "boot=2");
+	cr_assert_eq(live(&l, hold_often), 0);
+}
+
+Test(vm, what_cannot_be_made_is_a_sentence_and_leaves_nothing)
+{
+	static const char *const cpus[] = { "boot=2,topology=1:3:1:1", "boot=1,max=2,topology=1:1:1:1" };
+
+	need_kvm();
+	for (size_t i = 0; i < ARRAY_SIZE(cpus); i++) {
+		const struct option_group *groups[OPTIONS_TABLE_MAX];
+		const char *argv[] = { "microvm", "--kernel", "/nonexistent", "--cpus", cpus[i] };
+		struct life l = { 0 };
+		int before = dup(0), after;
+
+		close(before);
+		cr_assert_eq(options_table_collect(groups, ARRAY_SIZE(groups), device_types), 0);
+		cr_assert_eq(options_create(&l.options, groups), 0);
+		cr_assert_eq(options_parse_argv(l.options, ARRAY_SIZE(argv), (char **)argv, &l.err), 0);
+		cr_assert_lt(vm_create(&l.vm, l.options, SANDBOX_OFF, &l.err), 0);
+		cr_assert(strstr(l.err.text, "topology"), "%s", l.err.text);
+		options_destroy(l.options);
+		after = dup(0);
+		close(after);
+		cr_assert_eq(before, after, "a descriptor is left");
+	}
+}

@@ -1,0 +1,23 @@
+/*
+ * A file that the user names, as private bytes: kernels and initramfs, read again at each reset.
+ * Main thread.
+ */
+#ifndef VMM_IMAGE_H
+#define VMM_IMAGE_H
+
+#include "vmm/error.h"
+
+struct image {
+	uint8_t *data; /* a mapping of its own; NULL: nothing was read */
+	size_t len;
+};
+
+/*
+ * Read all of `fd`, a regular file that is neither empty nor larger than 1 GiB. `option` and `path`
+ * are for the sentence. On failure *ret is untouched.
+ */
+int image_read(struct image *ret, const char *option, const char *path, int fd, struct error *err) NEEDS_CHECK;
+/* Takes a zeroed one. */
+void image_drop(struct image *image);
+
+#endif

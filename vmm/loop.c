@@ -1,0 +1,340 @@
+/*
+ * An event loop on epoll. Sources carry their handler; a source removed while events are dispatched
+ * is only marked and is freed when the round ends, because the kernel may have handed us its
+ * pointer already.
+ *
+ * Messages are a list under a mutex, announced by one eventfd. A message of loop_call() lives on
+ * the caller's stack, so a vCPU thread that waits for a worker allocates nothing.
+ */
+#include "vmm/loop.h"
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/syscall.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+enum { EVENTS_PER_ROUND = 32 };
+
+enum source_kind { SOURCE_FD, SOURCE_EVENTFD, SOURCE_TIMER };
+
+struct loop_source {
+	struct loop *loop;
+	enum source_kind kind;
+	int fd;
+	bool dead, muted;
+	loop_fn *fn;          /* SOURCE_FD */
+	loop_msg_fn *simple;  /* SOURCE_EVENTFD, SOURCE_TIMER */
+	void *ctx;
+	struct loop_source *next;
+};
+
+struct message {
+	loop_msg_fn *fn;
+	void *ctx;
+	_Atomic uint32_t *done; /* loop_call: on the caller's stack; loop_post: NULL and the message is freed */
+	struct message *next;
+};
+
+struct loop {
+	int epoll_fd, wake_fd;
+	struct loop_source *wake;
+	struct loop_source *sources; /* owner */
+	bool any_dead;               /* owner */
+	_Atomic bool stop;
+	pthread_mutex_t lock;        /* guards head, tail */
+	struct message *head, **tail;
+};
+
+const struct syscall_row loop_syscalls[] = {
+	{ SYSCALL(epoll_pwait, "wait for events; epoll_wait is a system call of old CPUs only") },
+	{ SYSCALL(epoll_ctl, "watch and unwatch fds") },
+	{ SYSCALL(read, "take an eventfd's or timerfd's count; bytes of the device's own fds") },
+	{ SYSCALL(write, "ring eventfds; bytes of the device's own fds; the log") },
+	{ SYSCALL(timerfd_settime, "set a timer") },
+	SYSCALL_END,
+};
+
+static uint32_t to_epoll(unsigned events)
+{
+	return (events & LOOP_READ ? EPOLLIN : 0u) | (events & LOOP_WRITE ? EPOLLOUT : 0u);
+}
+
+static unsigned from_epoll(uint32_t events)
+{
+	return (events & EPOLLIN ? LOOP_READ : 0u) | (events & EPOLLOUT ? LOOP_WRITE : 0u) |
+		(events & (EPOLLHUP | EPOLLERR) ? LOOP_HANGUP : 0u);
+}
+
+static void drain_messages(void *ctx)
+{
+	struct loop *loop = ctx;
+	struct message *m;
+
+	pthread_mutex_lock(&loop->lock);
+	m = loop->head;
+	loop->head = NULL;
+	loop->tail = &loop->head;
+	pthread_mutex_unlock(&loop->lock);
+
+	while (m) {
+		struct message *next = m->next;
+		_Atomic uint32_t *done = m->done;
+
+		m->fn(m->ctx);
+		if (done) {
+			/*
+			 * Everything fn did is ordered before the flag the caller waits for; after
+			 * it `m` is gone.
+			 */
+			atomic_store_explicit(done, 1, memory_order_release);
+			syscall(SYS_futex, done, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+		} else {
+			free(m);
+		}
+		m = next;
+	}
+}
+
+int loop_create(struct loop **ret, struct error *err)
+{
+	struct loop *loop = calloc(1, sizeof(*loop));
+	pthread_mutexattr_t attr;
+	int r;
+
+	if (!loop)
+		return error_set(err, ENOMEM, "out of memory for an event loop");
+	/*
+	 * Priority inheritance: a vCPU of high priority that posts must not wait behind a
+	 * low-priority poster.
+	 */
+	pthread_mutexattr_init(&attr);
+	pthread_mutexattr_setprotocol(&attr, PTHREAD_PRIO_INHERIT);
+	pthread_mutex_init(&loop->lock, &attr);
+	pthread_mutexattr_destroy(&attr);
+	loop->tail = &loop->head;
+	loop->wake_fd = -1;
+	loop->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+	if (loop->epoll_fd >= 0)
+		loop->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	r = loop->wake_fd < 0 ? -errno :
+			loop_add_eventfd(loop, loop->wake_fd, drain_messages, loop, &loop->wake);
+	if (r < 0) {
+		loop_destroy(loop);
+		return error_set(err, -r, "cannot make an event loop: %s; raise the limit of open files (ulimit -n)",
+			strerror(-r));
+	}
+	*ret = loop;
+	return 0;
+}
+
+static void source_free(struct loop_source *s)
+{
+	if (s->kind == SOURCE_TIMER)
+		close(s->fd);
+	free(s);
+}
+
+void loop_destroy(struct loop *loop)
+{
+	if (!loop)
+		return;
+	while (loop->sources) {
+		struct loop_source *s = loop->sources;
+
+		loop->sources = s->next;
+		source_free(s);
+	}
+	while (loop->head) {
+		struct message *m = loop->head;
+
+		loop->head = m->next;
+		if (!m->done)
+			free(m);
+	}
+	if (loop->wake_fd >= 0)
+		close(loop->wake_fd);
+	if (loop->epoll_fd >= 0)
+		close(loop->epoll_fd);
+	pthread_mutex_destroy(&loop->lock);
+	free(loop);
+}
+
+static int source_add(struct loop *loop, struct loop_source init, uint32_t events, struct loop_source **ret)
+{
+	struct loop_source *s = malloc(sizeof(*s));
+	struct epoll_event ev = { .events = events, .data.ptr = s };
+
+	if (!s)
+		return -ENOMEM;
+	*s = init;
+	s->loop = loop;
+	if (epoll_ctl(loop->epoll_fd, EPOLL_CTL_ADD, s->fd, &ev) < 0) {
+		int r = -errno;
+
+		free(s);
+		return r;
+	}
+	s->next = loop->sources;
+	loop->sources = s;
+	*ret = s;
+	return 0;
+}
+
+int loop_add(struct loop *loop, int fd, unsigned events, loop_fn *fn, void *ctx, struct loop_source **ret)
+{
+	return source_add(loop, (struct loop_source){ .kind = SOURCE_FD, .fd = fd, .fn = fn, .ctx = ctx },
+		to_epoll(events), ret);
+}
+
+int loop_add_eventfd(struct loop *loop, int fd, loop_msg_fn *fn, void *ctx, struct loop_source **ret)
+{
+	return source_add(loop,
+		(struct loop_source){ .kind = SOURCE_EVENTFD, .fd = fd, .simple = fn, .ctx = ctx }, EPOLLIN,
+		ret);
+}
+
+int loop_timer_add(struct loop *loop, loop_timer_fn *fn, void *ctx, struct loop_source **ret)
+{
+	int fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK), r;
+
+	if (fd < 0)
+		return -errno;
+	r = source_add(loop, (struct loop_source){ .kind = SOURCE_TIMER, .fd = fd, .simple = fn, .ctx = ctx },
+		EPOLLIN, ret);
+	if (r < 0)
+		close(fd);
+	return r;
+}
+
+void loop_timer_set(struct loop_source *timer, uint64_t ns, uint64_t period_ns)
+{
+	const uint64_t second = UINT64_C(1000000000);
+	struct itimerspec ts = {
+		.it_value = { (time_t)(ns / second), (long)(ns % second) },
+		.it_interval = { (time_t)(period_ns / second), (long)(period_ns % second) },
+	};
+
+	timerfd_settime(timer->fd, 0, &ts, NULL);
+}
+
+int loop_modify(struct loop_source *s, unsigned events)
+{
+	struct epoll_event ev = { .events = to_epoll(events), .data.ptr = s };
+	int op = !events ? EPOLL_CTL_DEL : s->muted ? EPOLL_CTL_ADD : EPOLL_CTL_MOD;
+
+	/* epoll reports hang-ups of all it watches: a mute source must not be watched. */
+	if (!events && s->muted)
+		return 0;
+	if (epoll_ctl(s->loop->epoll_fd, op, s->fd, &ev) < 0)
+		return -errno;
+	s->muted = !events;
+	return 0;
+}
+
+void loop_remove(struct loop_source *s)
+{
+	if (!s || s->dead)
+		return;
+	if (!s->muted)
+		epoll_ctl(s->loop->epoll_fd, EPOLL_CTL_DEL, s->fd, NULL);
+	s->dead = true;
+	s->loop->any_dead = true;
+}
+
+static int post(struct loop *loop, struct message *m)
+{
+	uint64_t one = 1;
+
+	pthread_mutex_lock(&loop->lock);
+	m->next = NULL;
+	*loop->tail = m;
+	loop->tail = &m->next;
+	pthread_mutex_unlock(&loop->lock);
+	return write(loop->wake_fd, &one, sizeof(one)) < 0 && errno != EAGAIN ? -errno : 0;
+}
+
+int loop_post(struct loop *loop, loop_msg_fn *fn, void *ctx)
+{
+	struct message *m = malloc(sizeof(*m));
+
+	if (!m)
+		return -ENOMEM;
+	*m = (struct message){ .fn = fn, .ctx = ctx };
+	return post(loop, m);
+}
+
+int loop_call(struct loop *loop, loop_msg_fn *fn, void *ctx)
+{
+	_Atomic uint32_t done = 0;
+	struct message m = { .fn = fn, .ctx = ctx, .done = &done };
+	int r = post(loop, &m);
+
+	/* Pairs with the release in drain_messages: what fn wrote is seen after this. */
+	while (r == 0 && !atomic_load_explicit(&done, memory_order_acquire))
+		syscall(SYS_futex, &done, FUTEX_WAIT_PRIVATE, 0, NULL, NULL, 0);
+	return r;
+}
+
+static void bury(struct loop *loop)
+{
+	struct loop_source **p = &loop->sources;
+
+	while (*p) {
+		struct loop_source *s = *p;
+
+		if (s->dead) {
+			*p = s->next;
+			source_free(s);
+		} else {
+			p = &s->next;
+		}
+	}
+	loop->any_dead = false;
+}
+
+static void dispatch(struct loop_source *s, uint32_t events)
+{
+	uint64_t count;
+
+	if (s->dead || s->muted)
+		return;
+	if (s->kind == SOURCE_FD)
+		s->fn(s->ctx, from_epoll(events));
+	else if (read(s->fd, &count, sizeof(count)) == sizeof(count))
+		s->simple(s->ctx);
+}
+
+int loop_run(struct loop *loop)
+{
+	struct epoll_event ev[EVENTS_PER_ROUND];
+
+	while (!atomic_load_explicit(&loop->stop, memory_order_acquire)) {
+		int n = epoll_pwait(loop->epoll_fd, ev, EVENTS_PER_ROUND, -1, NULL);
+
+		if (n < 0 && errno != EINTR)
+			return -errno;
+		for (int i = 0; i < n; i++)
+			dispatch(ev[i].data.ptr, ev[i].events);
+		if (loop->any_dead)
+			bury(loop);
+	}
+	drain_messages(loop);
+	/* The stop is used up: the loop may be run again. */
+	atomic_store_explicit(&loop->stop, false, memory_order_relaxed);
+	return 0;
+}
+
+void loop_stop(struct loop *loop)
+{
+	uint64_t one = 1;
+
+	atomic_store_explicit(&loop->stop, true, memory_order_release);
+	if (write(loop->wake_fd, &one, sizeof(one)) < 0)
+		return; /* the counter is full: it wakes the loop all the same */
+}

@@ -1,0 +1,84 @@
+/*
+ * What each thread may ask of the kernel, and how the process gives up its rights in named stages.
+ *
+ *   1. sandbox_early    no_new_privs, stray fds closed, no core dump
+ *   2. (main opens everything: kvm, disks, taps, sockets; afterwards only fds are used)
+ *   3. sandbox_confine  namespaces, an empty root, Landlock, rlimits, capabilities
+ *   4. sandbox_seal     per thread, its first line: the seccomp filter of its role
+ *
+ * A role is a list of row tables. Each row is one system call with its reason, and stands beside
+ * the code that makes the call. Whatever is not listed kills the process (`true`), is logged and
+ * allowed (`log`), or nothing is filtered (`false`). No role may map memory executable: mmap and
+ * mprotect rows get that test added.
+ */
+#ifndef VMM_SANDBOX_H
+#define VMM_SANDBOX_H
+
+#include <sys/syscall.h>
+
+#include "vmm/error.h"
+
+enum sandbox_mode { SANDBOX_OFF, SANDBOX_LOG, SANDBOX_KILL };
+
+enum syscall_cmp { SYSCALL_ANY = 0, SYSCALL_EQ, SYSCALL_MASKED_EQ };
+
+/* One argument test: argument `index` == value, or (argument & mask) == value. */
+struct syscall_arg {
+	enum syscall_cmp cmp;
+	uint8_t index;
+	uint64_t mask, value;
+};
+
+struct syscall_row {
+	int nr;                    /* SYS_*; a table ends with nr = -1 */
+	const char *name;          /* "read" */
+	const char *why;           /* one clause, shown by --show-sandbox */
+	struct syscall_arg arg[2]; /* both must hold; several rows of one nr are alternatives */
+};
+
+/* { SYSCALL(getrandom, "the entropy itself") }, with tests after the reason when there are any. */
+#define SYSCALL(name_, why_, ...) SYS_##name_, #name_, why_, { __VA_ARGS__ }
+#define SYSCALL_ARG_EQ(i, v) { SYSCALL_EQ, i, 0, v }
+#define SYSCALL_ARG_MASKED(i, m, v) { SYSCALL_MASKED_EQ, i, m, v }
+#define SYSCALL_END { -1, NULL, NULL, { { SYSCALL_ANY, 0, 0, 0 } } }
+
+enum { SANDBOX_ROLE_TABLES = 24 };
+
+struct sandbox_role {
+	const char *name;                                 /* "vcpu", "main", "_disk0_q0" */
+	const struct syscall_row *tables[SANDBOX_ROLE_TABLES]; /* NULL ends the list */
+};
+
+/* Add a table unless it is there already. -ENOSPC when the role is full (a programming error). */
+int sandbox_role_add(struct sandbox_role *role, const struct syscall_row *table);
+
+/*
+ * The filter of a role, made once by main in stage 2 so that a new thread only has to load it.
+ * Takes NULL in sandbox_filter_free.
+ */
+struct sandbox_filter;
+int sandbox_filter_build(struct sandbox_filter **ret, const struct sandbox_role *role,
+	enum sandbox_mode mode, struct error *err) NEEDS_CHECK;
+void sandbox_filter_free(struct sandbox_filter *filter);
+
+int sandbox_early(const int *keep_fds, size_t nkeep, struct error *err) NEEDS_CHECK;
+
+struct sandbox_confine_config {
+	enum sandbox_mode mode;
+	uint64_t nofile; /* fds still allowed to exist */
+};
+int sandbox_confine(const struct sandbox_confine_config *config, struct error *err) NEEDS_CHECK;
+
+/* Load `filter` on the calling thread; NULL and SANDBOX_OFF do nothing. Cannot be undone. */
+int sandbox_seal(const struct sandbox_filter *filter, struct error *err) NEEDS_CHECK;
+
+/* Print role, system call and reason, one line each, to stdout. */
+void sandbox_show(const struct sandbox_role *role);
+
+/*
+ * What every thread needs: futex for joins, rt_sigreturn, exit, madvise of its own stack, write for
+ * the log.
+ */
+extern const struct syscall_row sandbox_thread_syscalls[];
+
+#endif

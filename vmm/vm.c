@@ -1,0 +1,319 @@
+/*
+ * Building and tearing down a machine. The order is that of dependence: KVM, address map, memory,
+ * interrupt chip, buses, vCPUs, devices, and last what lies in memory before the first instruction.
+ * Destroying goes the other way round and takes whatever was built.
+ */
+#include "vmm/vm.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "vmm/log.h"
+#include "vmm/options_table.h"
+
+static int read_cpu_config(struct vm *vm, struct error *err)
+{
+	const struct options_cpus *o = options_get(vm->options, "cpus", 0);
+	struct options_topology t;
+	int r = options_cpus_topology(&t, o, err);
+
+	vm->cpus = (struct arch_cpu_config){
+		.boot = o->boot,
+		.max = o->max ? o->max : o->boot,
+		.nested = o->nested,
+		.max_phys_bits = o->max_phys_bits,
+	};
+	if (r == 0) {
+		vm->cpus.threads = t.threads;
+		vm->cpus.cores = t.cores;
+		vm->cpus.dies = t.dies;
+		vm->cpus.packages = t.packages;
+	}
+	return r;
+}
+
+static uint32_t choice(const struct vm *vm, const char *flag)
+{
+	const struct options_choice *c = options_get(vm->options, flag, 0);
+
+	return c->value;
+}
+
+static int check_cpus(const struct vm *vm, struct error *err)
+{
+	const struct arch_cpu_config *c = &vm->cpus;
+	unsigned host = kvm_max_vcpus(&vm->kvm);
+
+	if (c->boot > host)
+		return error_set(err, EINVAL, "--cpus boot=%u: KVM on this host gives a machine at most %u vCPUs", c->boot,
+			host);
+	if (c->max < c->boot)
+		return error_set(err, EINVAL, "--cpus max=%u is less than boot=%u; give at least as many", c->max,
+			c->boot);
+	return 0;
+}
+
+static int add_memory(struct vm *vm, struct error *err)
+{
+	const struct options_memory *o = options_get(vm->options, "memory", 0);
+	const struct mem_config config = {
+		.shared = o->shared == OPTIONS_ON,
+		.hugepages = o->hugepages,
+		.hugepage_size = o->hugepage_size,
+		.thp = o->thp,
+		.prefault = o->prefault,
+		.mergeable = o->mergeable,
+	};
+	unsigned bits = arch_phys_bits(vm->kvm.dev_fd);
+	int r;
+
+	if (vm->cpus.max_phys_bits)
+		bits = MIN(bits, vm->cpus.max_phys_bits);
+	r = arch_layout_fill(&vm->layout, o->size, bits, err);
+	if (r == 0)
+		r = mem_create(&vm->mem, err);
+	for (unsigned i = 0; i < vm->layout.nram && r == 0; i++)
+		r = mem_add_ram(vm->mem, vm->layout.ram[i].base, vm->layout.ram[i].size, &config, err);
+	if (r == 0)
+		r = kvm_attach_mem(&vm->kvm, vm->mem, err);
+	vm->windows = (struct pci_windows){
+		.mmio32_base = vm->layout.pci_mmio32.base,
+		.mmio32_size = vm->layout.pci_mmio32.size,
+		.mmio64_base = vm->layout.pci_mmio64.base,
+		.mmio64_size = vm->layout.pci_mmio64.size,
+	};
+	return r;
+}
+
+static int notify_add(void *ctx, bool pio, const struct bus_notify *notify)
+{
+	return kvm_notify_add(&((struct vm *)ctx)->kvm, pio, notify);
+}
+
+static void notify_remove(void *ctx, bool pio, const struct bus_notify *notify)
+{
+	kvm_notify_remove(&((struct vm *)ctx)->kvm, pio, notify);
+}
+
+static int make_buses(struct vm *vm, struct error *err)
+{
+	const struct bus_hooks hooks = {
+		.notify_add = notify_add,
+		.notify_remove = notify_remove,
+		.stop_world = vm_stop_world,
+		.ctx = vm,
+	};
+	int r = bus_create(&vm->mmio, "mmio", false, 0);
+
+	if (!arch_vm_has_msi(vm->kvm.arch))
+		vm->layout.max_gsi = vm->layout.first_msi_gsi;
+	if (r == 0 && vm->layout.has_pio)
+		r = bus_create(&vm->pio, "port", true, 0x10000);
+	if (r == 0)
+		r = irqchip_create(&vm->irq, &kvm_irq_ops, &vm->kvm, vm->layout.first_msi_gsi,
+			vm->layout.max_gsi);
+	if (r < 0)
+		return error_set(err, -r, "out of memory for the buses");
+	bus_set_hooks(vm->mmio, &hooks);
+	if (vm->pio)
+		bus_set_hooks(vm->pio, &hooks);
+	return 0;
+}
+
+static int make_vcpus(struct vm *vm, struct error *err)
+{
+	int r = arch_cpu_model_create(&vm->model, &vm->kvm, &vm->cpus, err);
+
+	if (r < 0)
+		return r;
+	vm->vcpus = calloc(vm->cpus.boot, sizeof(*vm->vcpus));
+	if (!vm->vcpus)
+		return error_set(err, ENOMEM, "out of memory for %u vCPUs", vm->cpus.boot);
+	for (unsigned i = 0; i < vm->cpus.boot; i++) {
+		struct vcpu *v = &vm->vcpus[i];
+		int fd = kvm_create_vcpu(&vm->kvm, i, arch_cpu_id(vm->model, i), err);
+
+		if (fd < 0)
+			return fd;
+		r = vcpu_create(v, i, fd, vm->kvm.run_size, err);
+		v->mmio = vm->mmio;
+		v->pio = vm->pio;
+		v->events = &vm->events;
+		vm->nvcpus = i + 1;
+		if (r == 0)
+			r = arch_vcpu_init(&vm->kvm, fd, i, vm->model, err);
+		if (r < 0)
+			return r;
+	}
+	return vcpu_install_signal(err);
+}
+
+static int open_image(const char *option, const char *path, struct error *err)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+
+	if (fd < 0)
+		return error_set(err, errno, "--%s %s: %s; check the path", option, path, strerror(errno));
+	return fd;
+}
+
+static int load_images(struct vm *vm, struct error *err)
+{
+	struct arch_boot_config *b = &vm->boot_config;
+
+	b->kernel_path = options_string(vm->options, "kernel");
+	b->initramfs_path = options_string(vm->options, "initramfs");
+	device_cmdline(vm->devices, vm->cmdline, sizeof(vm->cmdline));
+	b->cmdline = options_string(vm->options, "cmdline");
+	if (!b->cmdline)
+		b->cmdline = vm->cmdline;
+	b->keep_compressed = choice(vm, "kernel-decompress") == DECOMPRESS_GUEST;
+	b->mem = vm->mem;
+	b->vm = vm->kvm.arch;
+	b->layout = &vm->layout;
+	b->cpus = &vm->cpus;
+	b->model = vm->model;
+	b->devices = vm->devices;
+	b->fresh_ram = true;
+	if (!b->kernel_path)
+		return error_set(err, EINVAL, "no kernel given; name one with --kernel PATH");
+	b->kernel_fd = open_image("kernel", b->kernel_path, err);
+	if (b->kernel_fd < 0)
+		return b->kernel_fd;
+	if (b->initramfs_path) {
+		b->initramfs_fd = open_image("initramfs", b->initramfs_path, err);
+		if (b->initramfs_fd < 0)
+			return b->initramfs_fd;
+	}
+	return arch_boot_load(&vm->boot, b, err);
+}
+
+static int reset_vcpus(struct vm *vm, struct error *err)
+{
+	for (unsigned i = 0; i < vm->nvcpus; i++) {
+		int r = arch_vcpu_reset(vm->vcpus[i].fd, i, vm->model, vm->boot, err);
+
+		if (r < 0)
+			return r;
+		vcpu_new_life(&vm->vcpus[i]);
+	}
+	return 0;
+}
+
+/* The filters are made while libseccomp may still open what it likes. */
+static int make_filters(struct vm *vm, struct error *err)
+{
+	vm->vcpu_role.name = "vcpu";
+	vm->main_role.name = "main";
+	if (sandbox_role_add(&vm->vcpu_role, sandbox_thread_syscalls) < 0 ||
+		sandbox_role_add(&vm->vcpu_role, vcpu_syscalls) < 0 ||
+		sandbox_role_add(&vm->vcpu_role, arch_vcpu_syscalls) < 0 ||
+		sandbox_role_add(&vm->main_role, sandbox_thread_syscalls) < 0 ||
+		sandbox_role_add(&vm->main_role, loop_syscalls) < 0 ||
+		sandbox_role_add(&vm->main_role, vm_main_syscalls) < 0)
+		return error_set(err, ENOSPC, "a sandbox role has too many tables");
+	if (sandbox_filter_build(&vm->vcpu_filter, &vm->vcpu_role, vm->mode, err) < 0)
+		return -EINVAL;
+	return sandbox_filter_build(&vm->main_filter, &vm->main_role, vm->mode, err);
+}
+
+int vm_create(struct vm **ret, const struct options *options, enum sandbox_mode mode, struct error *err)
+{
+	struct vm *vm = calloc(1, sizeof(*vm));
+	int r;
+
+	if (!vm)
+		return error_set(err, ENOMEM, "out of memory");
+	vm->options = options;
+	vm->mode = mode;
+	vm->main_thread = pthread_self();
+	vm->kvm = (struct kvm){ .dev_fd = -1, .vm_fd = -1 };
+	vm->boot_config.kernel_fd = vm->boot_config.initramfs_fd = -1;
+	vm->reboot = choice(vm, "on-reset") == ON_RESET_REBOOT;
+	r = vm_events_init(vm, err);
+	if (r == 0)
+		r = read_cpu_config(vm, err);
+	if (r == 0)
+		r = kvm_open(&vm->kvm, err);
+	if (r == 0)
+		r = check_cpus(vm, err);
+	if (r == 0)
+		r = kvm_create_vm(&vm->kvm, err);
+	if (r == 0)
+		r = add_memory(vm, err);
+	if (r == 0)
+		r = arch_vm_init(&vm->kvm, &vm->cpus, err);
+	if (r == 0)
+		r = make_buses(vm, err);
+	if (r == 0)
+		r = make_vcpus(vm, err);
+	if (r == 0)
+		r = vm_devices_create(vm, err);
+	if (r == 0)
+		r = load_images(vm, err);
+	if (r == 0)
+		r = reset_vcpus(vm, err);
+	if (r == 0)
+		r = make_filters(vm, err);
+	if (r < 0) {
+		vm_destroy(vm);
+		return r;
+	}
+	*ret = vm;
+	return 0;
+}
+
+void vm_destroy(struct vm *vm)
+{
+	if (!vm)
+		return;
+	vm_devices_destroy(vm);
+	for (unsigned i = 0; i < vm->nvcpus; i++)
+		vcpu_destroy(&vm->vcpus[i]);
+	free(vm->vcpus);
+	arch_boot_free(vm->boot);
+	arch_cpu_model_free(vm->model);
+	irqchip_destroy(vm->irq);
+	bus_destroy(vm->pio);
+	bus_destroy(vm->mmio);
+	kvm_close(&vm->kvm);
+	mem_destroy(vm->mem);
+	if (vm->boot_config.kernel_fd >= 0)
+		close(vm->boot_config.kernel_fd);
+	if (vm->boot_config.initramfs_fd >= 0)
+		close(vm->boot_config.initramfs_fd);
+	sandbox_filter_free(vm->vcpu_filter);
+	sandbox_filter_free(vm->main_filter);
+	loop_destroy(vm->loop);
+	if (vm->signal_fd >= 0)
+		close(vm->signal_fd);
+	if (vm->inbox.fd >= 0)
+		close(vm->inbox.fd);
+	pthread_mutex_destroy(&vm->inbox.lock);
+	free(vm);
+}
+
+int vm_reset_machine(struct vm *vm, struct error *err)
+{
+	int r = arch_vm_reset(&vm->kvm, err);
+
+	for (struct device *d = vm->devices; d; d = d->next)
+		if (d->ops->reset)
+			d->ops->reset(d);
+	arch_boot_free(vm->boot);
+	vm->boot = NULL;
+	vm->boot_config.fresh_ram = false;
+	if (r == 0)
+		r = arch_boot_load(&vm->boot, &vm->boot_config, err);
+	return r < 0 ? r : reset_vcpus(vm, err);
+}
+
+void vm_show_sandbox(const struct vm *vm)
+{
+	sandbox_show(&vm->main_role);
+	sandbox_show(&vm->vcpu_role);
+	for (unsigned i = 0; i < vm->nworkers; i++)
+		sandbox_show(worker_role(vm->workers[i]));
+}

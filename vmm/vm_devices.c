@@ -1,0 +1,167 @@
+/*
+ * From options and the CPU's platform list to devices, by walking device_types[]; and the workers
+ * that the devices ask for.
+ *
+ * Quiet devices live on the first worker of the machine, whoever made it: a machine with a disk and
+ * a network link has two workers, not three.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "vmm/log.h"
+#include "vmm/vm.h"
+
+static int make_worker(const struct device_env *env, const char *name, bool busy, struct worker **ret,
+	struct error *err)
+{
+	struct vm *vm = env->machine;
+	int r;
+
+	if (vm->nworkers && (!busy || vm->first_is_quiet)) {
+		*ret = vm->workers[0];
+		if (busy) {
+			worker_rename(*ret, name);
+			vm->first_is_quiet = false;
+		}
+		return 0;
+	}
+	if (vm->nworkers == VM_WORKERS_MAX)
+		return error_set(err, ENOSPC, "%s: at most %d device threads", name, VM_WORKERS_MAX);
+	r = worker_create(ret, name, err);
+	if (r < 0)
+		return r;
+	vm->first_is_quiet = !vm->nworkers && !busy;
+	vm->workers[vm->nworkers++] = *ret;
+	return 0;
+}
+
+static int create_one(struct vm *vm, const struct device_type *type, const void *options,
+	const struct device_node *place, struct error *err)
+{
+	char id[DEVICE_ID_MAX];
+	const struct device_env env = {
+		.id = id,
+		.mem = vm->mem,
+		.mmio = vm->mmio,
+		.pio = vm->pio,
+		.irq = vm->irq,
+		.pci = vm->pci,
+		.pci_slot = &vm->pci,
+		.pci_windows = &vm->windows,
+		.resources = &vm->layout.resources,
+		.place = place,
+		.terminal = &vm->terminal,
+		.events = &vm->events,
+		.main_loop = vm->loop,
+		.worker = make_worker,
+		.machine = vm,
+	};
+	struct device *dev = NULL, **end = &vm->devices;
+	/*
+	 * Users see these numbers in thread names: devices that they did not ask for do not count.
+	 */
+	bool counted = type->id_prefix && !type->always && !place;
+	int r;
+
+	if (counted)
+		snprintf(id, sizeof(id), "%s%u", type->id_prefix, vm->next_id);
+	else
+		snprintf(id, sizeof(id), "%s", type->id_prefix ? type->id_prefix : type->name);
+	r = type->create(&dev, &env, options, err);
+	if (r < 0 || !dev)
+		return r;
+	if (counted)
+		vm->next_id++;
+	for (; *end; end = &(*end)->next)
+		if (!strcmp((*end)->id, dev->id)) {
+			r = error_set(err, EEXIST, "two devices are called '%s'; give each its own id=", dev->id);
+			dev->ops->destroy(dev);
+			return r;
+		}
+	*end = dev;
+	return 0;
+}
+
+static const struct device_type *find_type(const char *name)
+{
+	for (const struct device_type *const *t = device_types; *t; t++)
+		if (!strcmp((*t)->name, name))
+			return *t;
+	return NULL;
+}
+
+static bool is_platform(const struct device_type *type)
+{
+	for (const struct device_node *n = arch_platform; n->kind; n++)
+		if (!strcmp(n->kind, type->name))
+			return true;
+	return false;
+}
+
+static int create_platform(struct vm *vm, struct error *err)
+{
+	for (const struct device_node *n = arch_platform; n->kind; n++) {
+		const struct device_type *type = find_type(n->kind);
+		const void *options = NULL;
+		int r;
+
+		if (!type)
+			return error_set(err, ENOSYS, "platform device %s is not in this program", n->kind);
+		if (type->options)
+			options = options_get(vm->options, type->options->flag, 0);
+		r = create_one(vm, type, options, n, err);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+int vm_devices_create(struct vm *vm, struct error *err)
+{
+	int r = create_platform(vm, err);
+
+	for (const struct device_type *const *t = device_types; *t && r == 0; t++) {
+		const struct device_type *type = *t;
+		unsigned n;
+
+		if (!type->options || is_platform(type))
+			continue;
+		n = options_count(vm->options, type->options->flag);
+		if (!n && type->always)
+			n = 1;
+		for (unsigned i = 0; i < n && r == 0; i++)
+			r = create_one(vm, type, options_get(vm->options, type->options->flag, i), NULL, err);
+	}
+	for (struct device *d = vm->devices; d && r == 0; d = d->next)
+		if (d->ops->start)
+			r = d->ops->start(d, err);
+	return r;
+}
+
+void vm_devices_destroy(struct vm *vm)
+{
+	/* What is in flight is drained by the worker it belongs to, under that worker's filter. */
+	for (struct device *d = vm->devices; d && vm->state != VM_CREATED; d = d->next)
+		if (d->ops->pause)
+			d->ops->pause(d);
+	/*
+	 * Threads next: a device may be freed when nobody runs its code. Their messages to main die
+	 * with the loop.
+	 */
+	for (unsigned i = 0; i < vm->nworkers; i++)
+		worker_stop(vm->workers[i]);
+	/* In reverse: the PCI root was made first and must outlive its functions. */
+	while (vm->devices) {
+		struct device **last = &vm->devices, *d;
+
+		while ((*last)->next)
+			last = &(*last)->next;
+		d = *last;
+		*last = NULL;
+		d->ops->destroy(d);
+	}
+	for (unsigned i = 0; i < vm->nworkers; i++)
+		worker_destroy(vm->workers[i]);
+	vm->nworkers = 0;
+}
