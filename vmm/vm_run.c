@@ -344,16 +344,20 @@ static bool ignored(int signal)
  */
 static int watch_signals(struct vm *vm, struct error *err)
 {
-	static const int ends[] = { SIGTERM, SIGINT, SIGQUIT, SIGUSR1 };
+	static const int always[] = { SIGTERM, SIGUSR1 }, unless_ignored[] = { SIGINT, SIGQUIT, SIGHUP };
 	struct loop_source *source;
 	sigset_t set;
 
 	sigemptyset(&set);
-	for (size_t i = 0; i < ARRAY_SIZE(ends); i++)
-		sigaddset(&set, ends[i]);
-	/* nohup(1): a blocked signal comes although it is ignored. */
-	if (!ignored(SIGHUP))
-		sigaddset(&set, SIGHUP);
+	for (size_t i = 0; i < ARRAY_SIZE(always); i++)
+		sigaddset(&set, always[i]);
+	/*
+	 * nohup(1), and a shell's background jobs, which ^C is not meant for: a blocked signal
+	 * would come although it is ignored.
+	 */
+	for (size_t i = 0; i < ARRAY_SIZE(unless_ignored); i++)
+		if (!ignored(unless_ignored[i]))
+			sigaddset(&set, unless_ignored[i]);
 	pthread_sigmask(SIG_BLOCK, &set, NULL);
 	signal(SIGPIPE, SIG_IGN);
 	/* A write past ulimit -f is an error of that write. */

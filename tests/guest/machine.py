@@ -242,3 +242,7 @@ class Bench:
 
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+# A job in the background may be born with them ignored, and its children after it.
+for each in SIGNALS[1:]:
+    if signal.getsignal(each) == signal.SIG_IGN:
+        signal.signal(each, signal.SIG_DFL)

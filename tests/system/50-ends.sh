@@ -69,9 +69,12 @@ signal() {
 	number=$(kill -l "$1")
 	tiny halt
 	truncate -s 1M "$scratch/a"
+	# A shell starts its background jobs with some signals ignored, and one that comes then is lost.
+	as=(env "--default-signal=$1")
 	for delay in 0 0.01 0.03 0.1 0.2 0.4 0.8 2; do
 		machine --kernel "$scratch/tiny" --serial "socket=$scratch/s" --console "socket=$scratch/h" \
 			--disk "path=$scratch/a" --net user
+		wait_until "SIG$1 stays ignored" takes "$number"
 		sleep $delay
 		kill "-$1" "$pid"
 		rc=0
@@ -87,6 +90,13 @@ signal() {
 		[ ! -e "$scratch/s" ] && [ ! -e "$scratch/h" ] || fail "a socket is left, signal after $delay s"
 		wait_until "passt is left, signal after $delay s" no_passt
 	done
+}
+
+# takes NUMBER: the process that was started does not ignore the signal, or is gone.
+takes() {
+	local mask
+	mask=$(sed -n 's/^SigIgn:\s*//p' "/proc/$pid/status" 2>/dev/null) || return 0
+	[ -z "$mask" ] || [ $((0x$mask >> ($1 - 1) & 1)) = 0 ]
 }
 
 # Even where we can do nothing any more, no helper stays.
