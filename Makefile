@@ -26,11 +26,11 @@ OPT     := -O1
 endif
 CPPFLAGS += -D_GNU_SOURCE -I. -I$(BUILD)/include -DMICROVM_VERSION='"$(VERSION)"'
 CFLAGS  += -std=gnu17 $(OPT) -g $(WARN) $(HARDEN) -fno-strict-aliasing -ffunction-sections \
-	   -fdata-sections -pthread -MMD -MP
-LDFLAGS += -pie -Wl,-z,relro,-z,now -Wl,--gc-sections -Wl,--as-needed -pthread
-# Small libraries are linked in; libc and libseccomp are the shared ones of the start path. Decompressors are loaded
-# on demand (firmware/decompress.c).
-LDLIBS  := -l:libjansson.a -l:liburing.a -l:libfdt.so.1 -lseccomp
+	   -fdata-sections -fno-asynchronous-unwind-tables -pthread -MMD -MP
+LDFLAGS += -pie -Wl,-z,relro,-z,now,-z,pack-relative-relocs -Wl,--gc-sections -Wl,--as-needed -pthread
+# Small libraries are linked in; libc is the shared one of the start path. Decompressors are loaded on demand
+# (firmware/decompress.c).
+LDLIBS  := -l:libjansson.a -l:liburing.a -l:libfdt.so.1 -l:libseccomp.a
 
 rooms   := vmm devices devices/virtio devices/pci devices/platform devices/host firmware arch/$(ARCH)
 sources := $(wildcard $(addsuffix /*.c,$(rooms)))

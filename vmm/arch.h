@@ -84,7 +84,10 @@ unsigned arch_wired_routes(struct kvm_irq_routing_entry *ret);
 /* Interrupt chip and timers as after power-on; vCPUs parked. */
 int arch_vm_reset(struct kvm *kvm, struct error *err) NEEDS_CHECK;
 
-/* Per VM: what all vCPUs share (CPUID and MSR lists). Freed with NULL allowed. */
+/*
+ * Per VM: what all vCPUs share (CPUID and MSR lists). Freed with NULL allowed. Made of what
+ * /dev/kvm tells, beside main, which makes the VM meanwhile: of `kvm` only dev_fd may be looked at.
+ */
 struct arch_cpu_model;
 int arch_cpu_model_create(struct arch_cpu_model **ret, struct kvm *kvm, const struct arch_cpu_config *cpus,
 	struct error *err) NEEDS_CHECK;
@@ -95,7 +98,7 @@ void arch_cpu_model_free(struct arch_cpu_model *model);
  */
 uint32_t arch_cpu_id(const struct arch_cpu_model *model, unsigned index);
 /* Features, MSRs, local interrupt controller of one new vCPU. Main, in ascending order of index. */
-int arch_vcpu_init(struct kvm *kvm, int vcpu_fd, unsigned index, const struct arch_cpu_model *model,
+int arch_vcpu_init(struct kvm *kvm, int vcpu_fd, unsigned index, struct arch_cpu_model *model,
 	struct error *err) NEEDS_CHECK;
 
 /*

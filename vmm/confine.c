@@ -87,18 +87,59 @@ static int empty_root(void)
 	return 0;
 }
 
-static int namespaces(void)
+/* A namespace of the calling thread's; the fd, or below 0. */
+static int make(int kind, const char *path)
 {
-	const int own = CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS;
-	int r = 0;
+	return unshare(kind) < 0 ? -1 : open(path, O_RDONLY | O_CLOEXEC);
+}
 
-	/* Root in a container often lacks the right; then he is as good as an ordinary user. */
-	if (geteuid() != 0 || unshare(own) < 0) {
-		r = own_user_namespace();
-		if (r == 0 && unshare(own) < 0)
-			r = -errno;
+void sandbox_go_ahead(struct sandbox_ahead *ret)
+{
+	*ret = (struct sandbox_ahead){ -1, -1 };
+	if (geteuid() != 0)
+		return;
+	ret->net_fd = make(CLONE_NEWNET, "/proc/thread-self/ns/net");
+	ret->mount_fd = make(CLONE_NEWNS, "/proc/thread-self/ns/mnt");
+	if (ret->mount_fd >= 0 && empty_root() < 0) {
+		close(ret->mount_fd);
+		ret->mount_fd = -1;
 	}
-	return r < 0 ? r : empty_root();
+}
+
+void sandbox_ahead_close(struct sandbox_ahead *ahead)
+{
+	if (ahead->net_fd >= 0)
+		close(ahead->net_fd);
+	if (ahead->mount_fd >= 0)
+		close(ahead->mount_fd);
+	*ahead = (struct sandbox_ahead){ -1, -1 };
+}
+
+/* What is still to be made, of `all`, once those made ahead were entered. */
+static int enter(const struct sandbox_ahead *ahead, int all)
+{
+	if (ahead->net_fd >= 0 && setns(ahead->net_fd, CLONE_NEWNET) == 0)
+		all &= ~CLONE_NEWNET;
+	if (ahead->mount_fd >= 0 && setns(ahead->mount_fd, CLONE_NEWNS) == 0)
+		all &= ~CLONE_NEWNS;
+	return all;
+}
+
+static int namespaces(struct sandbox_ahead *ahead)
+{
+	const int all = CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS;
+	int missing = ahead ? enter(ahead, all) : all, r = 0;
+
+	if (ahead)
+		sandbox_ahead_close(ahead);
+	/* Root in a container often lacks the right; then he is as good as an ordinary user. */
+	if (geteuid() != 0 || unshare(missing) < 0) {
+		r = own_user_namespace();
+		if (r == 0 && unshare(all) < 0)
+			r = -errno;
+		missing = all;
+	}
+	return r == 0 && (missing & CLONE_NEWNS) ? empty_root() : r;
 }
 
 /*
@@ -130,7 +171,7 @@ static int drop_capabilities(void)
 	struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
 	struct __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = { { 0 } };
 
-	prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+	/* What is ambient goes with what is permitted: capabilities(7). */
 	return syscall(SYS_capset, &head, none) < 0 ? -errno : 0;
 }
 
@@ -141,7 +182,7 @@ int sandbox_confine(const struct sandbox_confine_config *config, struct error *e
 
 	if (config->mode == SANDBOX_OFF)
 		return 0;
-	r = namespaces();
+	r = namespaces(config->ahead);
 	if (r < 0)
 		log_info("sandbox: no namespaces of our own here (%s); Landlock and the filters remain",
 			strerror(-r));

@@ -122,7 +122,7 @@ static void raise_file_limit(void)
 
 static int run(const struct options *o)
 {
-	const struct sandbox_confine_config confine = { .mode = sandbox_mode(o), .nofile = FDS_LIMIT };
+	struct sandbox_confine_config confine = { .mode = sandbox_mode(o), .nofile = FDS_LIMIT };
 	int keep[FDS_KEPT_MAX], status = 1;
 	struct vm *vm = NULL;
 	struct error err;
@@ -143,6 +143,7 @@ static int run(const struct options *o)
 	 * Stage 3: from here on only fds. Stage 4: each thread seals itself as its first line, main
 	 * as the last.
 	 */
+	confine.ahead = &vm->ahead;
 	if (sandbox_confine(&confine, &err) < 0 || vm_start(vm, &err) < 0)
 		complain(&err);
 	else

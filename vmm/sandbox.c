@@ -66,26 +66,30 @@ static int add_row(scmp_filter_ctx ctx, const struct syscall_row *row)
 	return seccomp_rule_add_array(ctx, SCMP_ACT_ALLOW, row->nr, n, cmp);
 }
 
-/* libseccomp only exports to a file: a memfd, read back. */
-static int export(struct sandbox_filter **ret, scmp_filter_ctx ctx)
+/* libseccomp only exports to a file: a memfd, to which it appends, read back. */
+static int export(struct sandbox_filter **ret, scmp_filter_ctx ctx, struct sandbox_builder *b)
 {
 	const size_t most = BPF_MAXINSNS * sizeof(struct sock_filter);
 	struct sandbox_filter *f = malloc(sizeof(*f) + most), *shrunk;
-	int fd = memfd_create("filter", MFD_CLOEXEC), r = fd < 0 ? -errno : f ? 0 : -ENOMEM;
+	int r = f ? 0 : -ENOMEM;
 	ssize_t len = 0;
 
+	if (r == 0 && !b->open) {
+		b->fd = memfd_create("filter", MFD_CLOEXEC);
+		b->open = b->fd >= 0;
+		r = b->open ? 0 : -errno;
+	}
 	if (r == 0)
-		r = seccomp_export_bpf(ctx, fd);
+		r = seccomp_export_bpf(ctx, b->fd);
 	if (r == 0)
-		len = pread(fd, f->code, most, 0);
+		len = pread(b->fd, f->code, most, (off_t)b->used);
 	if (r == 0 && (len <= 0 || (size_t)len % sizeof(f->code[0])))
 		r = -EIO;
-	if (fd >= 0)
-		close(fd);
 	if (r < 0) {
 		free(f);
 		return r;
 	}
+	b->used += (size_t)len;
 	shrunk = realloc(f, sizeof(*f) + (size_t)len);
 	f = shrunk ? shrunk : f;
 	f->program.len = (unsigned short)((size_t)len / sizeof(f->code[0]));
@@ -94,9 +98,17 @@ static int export(struct sandbox_filter **ret, scmp_filter_ctx ctx)
 	return 0;
 }
 
-int sandbox_filter_build(struct sandbox_filter **ret, const struct sandbox_role *role, enum sandbox_mode mode,
+void sandbox_builder_end(struct sandbox_builder *b)
+{
+	if (b->open)
+		close(b->fd);
+	*b = (struct sandbox_builder){ .mode = b->mode };
+}
+
+int sandbox_filter_build(struct sandbox_filter **ret, const struct sandbox_role *role, struct sandbox_builder *builder,
 	struct error *err)
 {
+	enum sandbox_mode mode = builder->mode;
 	scmp_filter_ctx ctx;
 	int r = 0;
 
@@ -120,7 +132,7 @@ int sandbox_filter_build(struct sandbox_filter **ret, const struct sandbox_role 
 				r = 0;
 		}
 	if (r == 0)
-		r = export(ret, ctx);
+		r = export(ret, ctx, builder);
 	seccomp_release(ctx);
 	return r < 0 ? error_set(err, -r, "cannot make the filter of %s: %s", role->name, strerror(-r)) : 0;
 }

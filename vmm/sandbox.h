@@ -53,18 +53,42 @@ struct sandbox_role {
 int sandbox_role_add(struct sandbox_role *role, const struct syscall_row *table);
 
 /*
- * The filter of a role, made once by main in stage 2 so that a new thread only has to load it.
- * Takes NULL in sandbox_filter_free.
+ * The filter of a role, made in stage 2 so that a new thread only has to load it. Takes NULL in
+ * sandbox_filter_free. A builder makes any number, on one thread at a time; it begins with all zero
+ * but the mode.
  */
+struct sandbox_builder {
+	enum sandbox_mode mode;
+	bool open;       /* private, as are those below */
+	int fd;
+	size_t used;
+};
 struct sandbox_filter;
 int sandbox_filter_build(struct sandbox_filter **ret, const struct sandbox_role *role,
-	enum sandbox_mode mode, struct error *err) NEEDS_CHECK;
+	struct sandbox_builder *builder, struct error *err) NEEDS_CHECK;
 void sandbox_filter_free(struct sandbox_filter *filter);
+void sandbox_builder_end(struct sandbox_builder *builder);
 
 int sandbox_early(const int *keep_fds, size_t nkeep, struct error *err) NEEDS_CHECK;
 
+/*
+ * The two namespaces that take longest, made beside stage 2 for sandbox_confine(): a network of its
+ * own, and an empty root. A fd below 0: none, stage 3 makes it.
+ */
+struct sandbox_ahead {
+	int net_fd, mount_fd;
+};
+/*
+ * On a thread of its own (vmm/aside.h), which is in those namespaces afterwards. What it cannot
+ * have is left to stage 3, as all of it is for ordinary users, who need a user namespace first.
+ */
+void sandbox_go_ahead(struct sandbox_ahead *ret);
+/* Takes what sandbox_confine() did not. */
+void sandbox_ahead_close(struct sandbox_ahead *ahead);
+
 struct sandbox_confine_config {
 	enum sandbox_mode mode;
+	struct sandbox_ahead *ahead; /* NULL: none; its fds are closed */
 	uint64_t nofile; /* fds still allowed to exist */
 };
 int sandbox_confine(const struct sandbox_confine_config *config, struct error *err) NEEDS_CHECK;

@@ -122,9 +122,31 @@ static int make_buses(struct vm *vm, struct error *err)
 	return 0;
 }
 
+/* In the order in which main needs them. */
+enum { ASIDE_MODEL, ASIDE_CONFINE, ASIDE_FILTERS, ASIDE_WORKERS };
+
+static int model_aside(void *ctx, struct error *err)
+{
+	struct vm *vm = ctx;
+	/* Main fills in the rest of its own meanwhile. */
+	struct kvm kvm = { .dev_fd = vm->kvm.dev_fd, .vm_fd = -1 };
+
+	return arch_cpu_model_create(&vm->model, &kvm, &vm->cpus, err);
+}
+
+static int confine_aside(void *ctx, struct error *err)
+{
+	struct vm *vm = ctx;
+
+	(void)err; /* what could not be had, stage 3 tries again and tells of */
+	if (vm->mode != SANDBOX_OFF)
+		sandbox_go_ahead(&vm->ahead);
+	return 0;
+}
+
 static int make_vcpus(struct vm *vm, struct error *err)
 {
-	int r = arch_cpu_model_create(&vm->model, &vm->kvm, &vm->cpus, err);
+	int r = aside_wait(&vm->aside, ASIDE_MODEL, err);
 
 	if (r < 0)
 		return r;
@@ -203,8 +225,10 @@ static int reset_vcpus(struct vm *vm, struct error *err)
 }
 
 /* The filters are made while libseccomp may still open what it likes. */
-static int make_filters(struct vm *vm, struct error *err)
+static int filters_aside(void *ctx, struct error *err)
 {
+	struct vm *vm = ctx;
+
 	vm->vcpu_role.name = "vcpu";
 	vm->main_role.name = "main";
 	if (sandbox_role_add(&vm->vcpu_role, sandbox_thread_syscalls) < 0 ||
@@ -214,9 +238,40 @@ static int make_filters(struct vm *vm, struct error *err)
 		sandbox_role_add(&vm->main_role, loop_syscalls) < 0 ||
 		sandbox_role_add(&vm->main_role, vm_main_syscalls) < 0)
 		return error_set(err, ENOSPC, "a sandbox role has too many tables");
-	if (sandbox_filter_build(&vm->vcpu_filter, &vm->vcpu_role, vm->mode, err) < 0)
+	if (sandbox_filter_build(&vm->vcpu_filter, &vm->vcpu_role, &vm->builder, err) < 0)
 		return -EINVAL;
-	return sandbox_filter_build(&vm->main_filter, &vm->main_role, vm->mode, err);
+	return sandbox_filter_build(&vm->main_filter, &vm->main_role, &vm->builder, err);
+}
+
+/* Added when all devices are there. */
+static int workers_aside(void *ctx, struct error *err)
+{
+	struct vm *vm = ctx;
+	int r = 0;
+
+	for (unsigned i = 0; i < vm->nworkers && r == 0; i++)
+		r = worker_make_filter(vm->workers[i], &vm->builder, err);
+	sandbox_builder_end(&vm->builder);
+	return r;
+}
+
+static void begin_aside(struct vm *vm)
+{
+	aside_add(&vm->aside, model_aside, vm);
+	aside_add(&vm->aside, confine_aside, vm);
+	aside_add(&vm->aside, filters_aside, vm);
+	aside_start(&vm->aside);
+}
+
+/* Both of filters; the first one's sentence goes first. */
+static int end_aside(struct vm *vm, int r, struct error *err)
+{
+	if (r == 0)
+		r = aside_wait(&vm->aside, ASIDE_FILTERS, err);
+	if (r == 0)
+		r = aside_wait(&vm->aside, ASIDE_WORKERS, err);
+	aside_end(&vm->aside);
+	return r;
 }
 
 int vm_create(struct vm **ret, const struct options *options, enum sandbox_mode mode, struct error *err)
@@ -231,6 +286,8 @@ int vm_create(struct vm **ret, const struct options *options, enum sandbox_mode 
 	vm->main_thread = pthread_self();
 	vm->kvm = (struct kvm){ .dev_fd = -1, .vm_fd = -1 };
 	vm->boot_config.kernel_fd = vm->boot_config.initramfs_fd = -1;
+	vm->ahead = (struct sandbox_ahead){ -1, -1 };
+	vm->builder.mode = mode;
 	vm->reboot = choice(vm, "on-reset") == ON_RESET_REBOOT;
 	r = vm_events_init(vm, err);
 	if (r == 0)
@@ -239,6 +296,8 @@ int vm_create(struct vm **ret, const struct options *options, enum sandbox_mode 
 		r = kvm_open(&vm->kvm, err);
 	if (r == 0)
 		r = check_cpus(vm, err);
+	if (r == 0)
+		begin_aside(vm);
 	if (r == 0)
 		r = kvm_create_vm(&vm->kvm, err);
 	if (r == 0)
@@ -252,11 +311,12 @@ int vm_create(struct vm **ret, const struct options *options, enum sandbox_mode 
 	if (r == 0)
 		r = vm_devices_create(vm, err);
 	if (r == 0)
+		aside_add(&vm->aside, workers_aside, vm);
+	if (r == 0)
 		r = load_images(vm, err);
 	if (r == 0)
 		r = reset_vcpus(vm, err);
-	if (r == 0)
-		r = make_filters(vm, err);
+	r = end_aside(vm, r, err);
 	if (r < 0) {
 		vm_destroy(vm);
 		return r;
@@ -286,6 +346,8 @@ void vm_destroy(struct vm *vm)
 		close(vm->boot_config.initramfs_fd);
 	sandbox_filter_free(vm->vcpu_filter);
 	sandbox_filter_free(vm->main_filter);
+	sandbox_builder_end(&vm->builder);
+	sandbox_ahead_close(&vm->ahead);
 	loop_destroy(vm->loop);
 	if (vm->signal_fd >= 0)
 		close(vm->signal_fd);

@@ -17,6 +17,7 @@
 #include <pthread.h>
 
 #include "vmm/arch.h"
+#include "vmm/aside.h"
 #include "vmm/device.h"
 #include "vmm/kvm.h"
 #include "vmm/options.h"
@@ -84,6 +85,9 @@ struct vm {
 	struct { int64_t window_start; unsigned count; } resets;
 	struct sandbox_role vcpu_role, main_role;
 	struct sandbox_filter *vcpu_filter, *main_filter;
+	struct aside aside;         /* until vm_create() returns */
+	struct sandbox_ahead ahead; /* for sandbox_confine() */
+	struct sandbox_builder builder; /* of the filters; aside */
 };
 
 /* Builds everything; on failure nothing is left. Main. */

@@ -122,12 +122,19 @@ static void *worker_main(void *arg)
 	return NULL;
 }
 
+int worker_make_filter(struct worker *w, struct sandbox_builder *builder, struct error *err)
+{
+	return sandbox_filter_build(&w->filter, &w->role, builder, err);
+}
+
 int worker_run(struct worker *w, enum sandbox_mode mode, struct error *err)
 {
+	struct sandbox_builder builder = { .mode = mode };
 	sigset_t all;
 	pthread_attr_t attr;
-	int r = sandbox_filter_build(&w->filter, &w->role, mode, err);
+	int r = w->filter ? 0 : worker_make_filter(w, &builder, err);
 
+	sandbox_builder_end(&builder);
 	if (r < 0)
 		return r;
 	/* Signals are main's (signalfd): a thread is born with all of them blocked. */

@@ -44,12 +44,9 @@ int arch_cpu_model_create(struct arch_cpu_model **ret, struct kvm *kvm, const st
 	struct error *err)
 {
 	struct arch_cpu_model *m = calloc(1, sizeof(*m));
-	int r = m ? kvm_ioctl(kvm->vm_fd, KVM_ARM_PREFERRED_TARGET, &m->init) : -ENOMEM;
 
-	if (r < 0) {
-		free(m);
-		return error_set(err, -r, "KVM does not know this processor: %s", strerror(-r));
-	}
+	if (!m)
+		return error_set(err, ENOMEM, "out of memory for the CPU model");
 	m->config = *cpus;
 	choose_features(m, kvm);
 	*ret = m;
@@ -68,12 +65,23 @@ uint32_t arch_cpu_id(const struct arch_cpu_model *model, unsigned index)
 	return index;
 }
 
-int arch_vcpu_init(struct kvm *kvm, int vcpu_fd, unsigned index, const struct arch_cpu_model *model,
-	struct error *err)
+/* KVM names the processor's kind, and takes no other; its features are the model's. */
+static int find_target(struct arch_cpu_model *m, const struct kvm *kvm, struct error *err)
 {
-	struct kvm_vcpu_init init = model->init;
-	int sve = KVM_ARM_VCPU_SVE, r;
+	struct kvm_vcpu_init preferred = { 0 };
+	int r = kvm_ioctl(kvm->vm_fd, KVM_ARM_PREFERRED_TARGET, &preferred);
 
+	m->init.target = preferred.target;
+	return r < 0 ? error_set(err, -r, "KVM does not know this processor: %s", strerror(-r)) : 0;
+}
+
+int arch_vcpu_init(struct kvm *kvm, int vcpu_fd, unsigned index, struct arch_cpu_model *model, struct error *err)
+{
+	int sve = KVM_ARM_VCPU_SVE, r = index == 0 ? find_target(model, kvm, err) : 0;
+	struct kvm_vcpu_init init = model->init;
+
+	if (r < 0)
+		return r;
 	if (index)
 		init.features[0] |= UINT32_C(1) << KVM_ARM_VCPU_POWER_OFF;
 	r = kvm_ioctl(vcpu_fd, KVM_ARM_VCPU_INIT, &init);

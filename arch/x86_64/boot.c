@@ -103,6 +103,7 @@ int arch_boot_load(struct arch_boot **ret, const struct arch_boot_config *c, str
 		free(boot);
 		return r;
 	}
+	boot->first = c->fresh_ram;
 	*ret = boot;
 	return 0;
 }

@@ -356,8 +356,7 @@ static void set_ids(struct kvm_cpuid2 *cpuid, const struct arch_cpu_model *m, un
 	}
 }
 
-int arch_vcpu_init(struct kvm *kvm, int vcpu_fd, unsigned index, const struct arch_cpu_model *m,
-	struct error *err)
+int arch_vcpu_init(struct kvm *kvm, int vcpu_fd, unsigned index, struct arch_cpu_model *m, struct error *err)
 {
 	int r;
 

@@ -176,12 +176,14 @@ static int leave_nested(int vcpu_fd)
 	return kvm_ioctl(vcpu_fd, KVM_SET_NESTED_STATE, &n);
 }
 
-static int reset_units(int vcpu_fd, const struct arch_cpu_model *model)
+/* What a guest changes and a new vCPU has as after power-on. */
+static int reset_units(int vcpu_fd, unsigned index)
 {
 	const struct kvm_fpu fpu = { .fcw = FCW_RESET, .mxcsr = MXCSR_RESET };
 	struct kvm_vcpu_events events = { .flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SIPI_VECTOR |
 						   KVM_VCPUEVENT_VALID_SHADOW };
 	struct kvm_debugregs debug = { .dr6 = 0xffff0ff0, .dr7 = 0x400 };
+	struct kvm_mp_state mp = { .mp_state = index ? KVM_MP_STATE_UNINITIALIZED : KVM_MP_STATE_RUNNABLE };
 	int r = reset_xsave(vcpu_fd);
 
 	if (r == 0)
@@ -190,13 +192,12 @@ static int reset_units(int vcpu_fd, const struct arch_cpu_model *model)
 		r = kvm_ioctl(vcpu_fd, KVM_SET_VCPU_EVENTS, &events);
 	if (r == 0)
 		r = kvm_ioctl(vcpu_fd, KVM_SET_DEBUGREGS, &debug);
-	return r == 0 ? x86_set_msrs(vcpu_fd, model->msrs, NULL) : r;
+	return r == 0 ? kvm_ioctl(vcpu_fd, KVM_SET_MP_STATE, &mp) : r;
 }
 
 int arch_vcpu_reset(int vcpu_fd, unsigned index, const struct arch_cpu_model *model, const struct arch_boot *boot,
 	struct error *err)
 {
-	struct kvm_mp_state mp = { .mp_state = index ? KVM_MP_STATE_UNINITIALIZED : KVM_MP_STATE_RUNNABLE };
 	struct kvm_sregs s;
 	struct kvm_regs regs;
 	int r = model->config.nested ? leave_nested(vcpu_fd) : 0;
@@ -215,10 +216,10 @@ int arch_vcpu_reset(int vcpu_fd, unsigned index, const struct arch_cpu_model *mo
 	if (r == 0)
 		r = kvm_ioctl(vcpu_fd, KVM_SET_REGS, &regs);
 	if (r == 0)
-		r = reset_units(vcpu_fd, model);
+		r = x86_set_msrs(vcpu_fd, model->msrs, NULL);
 	if (r == 0)
 		r = reset_lapic(vcpu_fd, arch_cpu_id(model, index), index == 0);
-	if (r == 0)
-		r = kvm_ioctl(vcpu_fd, KVM_SET_MP_STATE, &mp);
+	if (r == 0 && !boot->first)
+		r = reset_units(vcpu_fd, index);
 	return r < 0 ? error_set(err, -r, "KVM refuses the registers of vCPU %u: %s", index, strerror(-r)) : 0;
 }

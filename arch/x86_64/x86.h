@@ -40,6 +40,7 @@ struct arch_cpu_model {
 
 struct arch_boot {
 	struct fw_entry entry;
+	bool first; /* the vCPUs are as KVM made them */
 };
 
 enum { X86_MSRS_MAX = 128 };

@@ -482,6 +482,45 @@ Test(x86_state, a_reset_gives_the_values_of_power_on)
 	finish(&m);
 }
 
+struct units {
+	struct kvm_xcrs xcrs;
+	struct kvm_fpu fpu;
+	struct kvm_vcpu_events events;
+	struct kvm_debugregs debug;
+	struct kvm_mp_state mp;
+};
+
+static void get_units(struct units *u, int vcpu)
+{
+	memset(u, 0, sizeof(*u));
+	kvm_ioctl(vcpu, KVM_GET_XCRS, &u->xcrs);
+	cr_assert_eq(kvm_ioctl(vcpu, KVM_GET_FPU, &u->fpu), 0);
+	cr_assert_eq(kvm_ioctl(vcpu, KVM_GET_VCPU_EVENTS, &u->events), 0);
+	cr_assert_eq(kvm_ioctl(vcpu, KVM_GET_DEBUGREGS, &u->debug), 0);
+	cr_assert_eq(kvm_ioctl(vcpu, KVM_GET_MP_STATE, &u->mp), 0);
+}
+
+Test(x86_state, the_first_life_begins_as_every_other)
+{
+	const struct arch_cpu_config six = { .boot = 6, .max = 6, .threads = 1, .cores = 3, .dies = 1, .packages = 2 };
+	struct units first, later;
+	struct machine m;
+
+	need_kvm();
+	start(&m, six);
+	m.boot.first = true;
+	reset(&m);
+	for (unsigned i = 0; i < 6; i++) {
+		m.boot.first = true;
+		get_units(&first, m.vcpu[i]);
+		m.boot.first = false;
+		cr_assert_eq(arch_vcpu_reset(m.vcpu[i], i, m.model, &m.boot, &m.err), 0);
+		get_units(&later, m.vcpu[i]);
+		cr_assert_arr_eq(&first, &later, sizeof(first), "vCPU %u", i);
+	}
+	finish(&m);
+}
+
 Test(x86_state, a_stream_that_is_cut_or_flipped_is_refused_and_changes_nothing)
 {
 	struct state_writer w = { 0 };
