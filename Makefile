@@ -20,6 +20,10 @@ HARDEN  := -fstack-protector-strong -fcf-protection -ftrivial-auto-var-init=zero
 ifeq ($(ARCH),aarch64)
 HARDEN  := $(filter-out -fcf-protection,$(HARDEN)) -mbranch-protection=standard
 endif
+# ld 2.40 packs them for x86 only.
+ifeq ($(ARCH),x86_64)
+LDFLAGS += -Wl,-z,pack-relative-relocs
+endif
 ifneq ($(SAN),)
 HARDEN  := -fPIE -fno-omit-frame-pointer -fsanitize=$(SAN) -fno-sanitize-recover=all
 OPT     := -O1
@@ -27,7 +31,7 @@ endif
 CPPFLAGS += -D_GNU_SOURCE -I. -I$(BUILD)/include -DMICROVM_VERSION='"$(VERSION)"'
 CFLAGS  += -std=gnu17 $(OPT) -g $(WARN) $(HARDEN) -fno-strict-aliasing -ffunction-sections \
 	   -fdata-sections -fno-asynchronous-unwind-tables -pthread -MMD -MP
-LDFLAGS += -pie -Wl,-z,relro,-z,now,-z,pack-relative-relocs -Wl,--gc-sections -Wl,--as-needed -pthread
+LDFLAGS += -pie -Wl,-z,relro,-z,now -Wl,--gc-sections -Wl,--as-needed -pthread
 # Small libraries are linked in; libc is the shared one of the start path. Decompressors are loaded on demand
 # (firmware/decompress.c).
 LDLIBS  := -l:libjansson.a -l:liburing.a -l:libfdt.so.1 -l:libseccomp.a
