@@ -16,8 +16,23 @@ $(bench_dir)/tiny.elf: tests/bench/tiny.S tests/bench/tiny.ld
 $(bench_dir)/tiny.bin: $(bench_dir)/tiny.elf
 	objcopy -O binary -j .text $< $@
 
-bench-build: $(BUILD)/microvm $(addprefix $(bench_dir)/,start floor tiny.elf tiny.bin)
+# The load of the I/O bench: a bare-metal guest for any monitor that enters PVH kernels.
+load_objects := $(addprefix $(BUILD)/guest/tests/,bench/guest/blk.o guest/lib.o guest/vio.o guest/pci.o guest/blk.o \
+	guest/start.o driver/vdriver.o)
+$(bench_dir)/load.elf: $(load_objects) tests/guest/link.ld
+	@mkdir -p $(@D)
+	$(CC) -static -nostdlib -no-pie -Wl,--build-id=none -Wl,-z,noexecstack -Wl,--no-warn-rwx-segments \
+		-Wl,-T,tests/guest/link.ld -o $@ $(load_objects)
+
+$(bench_dir)/io_floor: tests/bench/io_floor.c
+	@mkdir -p $(@D)
+	$(CC) -D_GNU_SOURCE -std=gnu17 -O2 $(WARN) -o $@ $< -l:liburing.a
+
+bench-build: $(BUILD)/microvm $(addprefix $(bench_dir)/,start floor tiny.elf tiny.bin load.elf io_floor)
 
 bench: bench-build
 	@tests/bench/run --build $(BUILD) --results tests/bench/RESULTS.md
-.PHONY: bench bench-build
+# The data path, against QEMU and the plain io_uring floor, into tests/bench/IO.md and io.svg.
+bench-io: bench-build
+	@tests/bench/io --build $(BUILD) --results tests/bench
+.PHONY: bench bench-io bench-build
