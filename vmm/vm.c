@@ -8,10 +8,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <sys/sysinfo.h>
 #include <unistd.h>
 
 #include "vmm/log.h"
 #include "vmm/options_table.h"
+
+enum { MEMORY_OVERCOMMIT_MAX = 16 };
 
 static int read_cpu_config(struct vm *vm, struct error *err)
 {
@@ -55,6 +58,26 @@ static int check_cpus(const struct vm *vm, struct error *err)
 	return 0;
 }
 
+/*
+ * Memory that is never touched costs the host next to nothing, so a machine may well have more than
+ * the host. But KVM keeps tables of some bytes for each page, and takes minutes and gigabytes for
+ * sizes that were a slip of the finger.
+ */
+static int check_memory(uint64_t size, struct error *err)
+{
+	struct sysinfo host;
+	uint64_t all;
+
+	if (sysinfo(&host) < 0)
+		return 0;
+	all = ((uint64_t)host.totalram + host.totalswap) * host.mem_unit;
+	if (size / MEMORY_OVERCOMMIT_MAX <= all)
+		return 0;
+	return error_set(err, EINVAL, "--memory size: %llu GiB is more than %d times what this host has (%llu GiB with "
+				      "swap); give less",
+		(unsigned long long)(size / GIB), MEMORY_OVERCOMMIT_MAX, (unsigned long long)(all / GIB));
+}
+
 static int add_memory(struct vm *vm, struct error *err)
 {
 	const struct options_memory *o = options_get(vm->options, "memory", 0);
@@ -67,11 +90,12 @@ static int add_memory(struct vm *vm, struct error *err)
 		.mergeable = o->mergeable,
 	};
 	unsigned bits = arch_phys_bits(vm->kvm.dev_fd);
-	int r;
+	int r = check_memory(o->size, err);
 
 	if (vm->cpus.max_phys_bits)
 		bits = MIN(bits, vm->cpus.max_phys_bits);
-	r = arch_layout_fill(&vm->layout, o->size, bits, err);
+	if (r == 0)
+		r = arch_layout_fill(&vm->layout, o->size, bits, err);
 	if (r == 0)
 		r = mem_create(&vm->mem, err);
 	for (unsigned i = 0; i < vm->layout.nram && r == 0; i++)

@@ -33,6 +33,7 @@ ROWS = [
     ("size not one", "--kernel {guest} --memory size=12Q", "--memory size=12Q not a size"),
     ("size negative", "--kernel {guest} --memory size=-1", "--memory size=-1"),
     ("memory unaligned", "--kernel {guest} --memory size=1025K", "--memory multiple of 4K"),
+    ("memory beyond the host", "--kernel {guest} --memory size=7T", "--memory size 7168 GiB give less"),
     ("memory too little", "--kernel {guest} --memory size=2M", "--kernel --memory size="),
     ("vCPUs none", "--kernel {guest} --cpus boot=0", "--cpus boot=0"),
     ("vCPUs too many", "--kernel {guest} --cpus boot=1025", "--cpus boot=1025"),
