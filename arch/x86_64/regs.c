@@ -176,12 +176,26 @@ static int leave_nested(int vcpu_fd)
 	return kvm_ioctl(vcpu_fd, KVM_SET_NESTED_STATE, &n);
 }
 
+/*
+ * Nothing is pending. A triple fault is among it where KVM shows it, which the flags of a read tell
+ * (chip.c).
+ */
+static int reset_events(int vcpu_fd)
+{
+	struct kvm_vcpu_events was, events = { .flags = KVM_VCPUEVENT_VALID_NMI_PENDING |
+						       KVM_VCPUEVENT_VALID_SIPI_VECTOR | KVM_VCPUEVENT_VALID_SHADOW };
+	int r = kvm_ioctl(vcpu_fd, KVM_GET_VCPU_EVENTS, &was);
+
+	if (r < 0)
+		return r;
+	events.flags |= was.flags & KVM_VCPUEVENT_VALID_TRIPLE_FAULT;
+	return kvm_ioctl(vcpu_fd, KVM_SET_VCPU_EVENTS, &events);
+}
+
 /* What a guest changes and a new vCPU has as after power-on. */
 static int reset_units(int vcpu_fd, unsigned index)
 {
 	const struct kvm_fpu fpu = { .fcw = FCW_RESET, .mxcsr = MXCSR_RESET };
-	struct kvm_vcpu_events events = { .flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SIPI_VECTOR |
-						   KVM_VCPUEVENT_VALID_SHADOW };
 	struct kvm_debugregs debug = { .dr6 = 0xffff0ff0, .dr7 = 0x400 };
 	struct kvm_mp_state mp = { .mp_state = index ? KVM_MP_STATE_UNINITIALIZED : KVM_MP_STATE_RUNNABLE };
 	int r = reset_xsave(vcpu_fd);
@@ -189,7 +203,7 @@ static int reset_units(int vcpu_fd, unsigned index)
 	if (r == 0)
 		r = kvm_ioctl(vcpu_fd, KVM_SET_FPU, (void *)&fpu);
 	if (r == 0)
-		r = kvm_ioctl(vcpu_fd, KVM_SET_VCPU_EVENTS, &events);
+		r = reset_events(vcpu_fd);
 	if (r == 0)
 		r = kvm_ioctl(vcpu_fd, KVM_SET_DEBUGREGS, &debug);
 	return r == 0 ? kvm_ioctl(vcpu_fd, KVM_SET_MP_STATE, &mp) : r;

@@ -91,6 +91,17 @@ static const struct part parts[] = {
 	{ offsetof(struct x86_state, events), KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS },
 };
 
+/* A host whose KVM does not show triple faults (chip.c) takes a state that has none. */
+static void drop_idle_flag(struct x86_state *s)
+{
+	struct kvm_vcpu_events e;
+
+	memcpy(&e, s->events, sizeof(e));
+	if (!e.triple_fault.pending)
+		e.flags &= ~(uint32_t)KVM_VCPUEVENT_VALID_TRIPLE_FAULT;
+	memcpy(s->events, &e, sizeof(e));
+}
+
 int arch_vcpu_save(int vcpu_fd, struct state_writer *w)
 {
 	struct x86_state *s = calloc(1, sizeof(*s));
@@ -103,6 +114,7 @@ int arch_vcpu_save(int vcpu_fd, struct state_writer *w)
 	if (r == 0)
 		r = x86_get_msrs(vcpu_fd, have, s->msr);
 	if (r == 0) {
+		drop_idle_flag(s);
 		s->mp_state = mp.mp_state;
 		for (unsigned i = 0; x86_msrs[i].index; i++)
 			s->msr_index[i] = x86_has_msr(have, i) ? x86_msrs[i].index : 0;

@@ -69,6 +69,29 @@ static void finish(struct machine *m)
 
 static const struct arch_cpu_config one = { .boot = 1, .max = 1 };
 
+/* A crash that KVM had not yet reported when the vCPU was kicked belongs to the life that ends. */
+Test(x86_state, a_reset_forgets_a_triple_fault_that_is_pending)
+{
+	struct kvm_vcpu_events events;
+	struct machine m;
+
+	need_kvm();
+	start(&m, one);
+	if (kvm_check(&m.kvm, KVM_CAP_X86_TRIPLE_FAULT_EVENT) <= 0) {
+		finish(&m);
+		cr_skip_test("KVM here does not show pending triple faults (Linux 6.1 does)");
+	}
+	reset(&m);
+	cr_assert_eq(kvm_ioctl(m.vcpu[0], KVM_GET_VCPU_EVENTS, &events), 0);
+	cr_assert(events.flags & KVM_VCPUEVENT_VALID_TRIPLE_FAULT);
+	events.triple_fault.pending = 1;
+	cr_assert_eq(kvm_ioctl(m.vcpu[0], KVM_SET_VCPU_EVENTS, &events), 0);
+	reset(&m);
+	cr_assert_eq(kvm_ioctl(m.vcpu[0], KVM_GET_VCPU_EVENTS, &events), 0);
+	cr_assert_eq(events.triple_fault.pending, 0);
+	finish(&m);
+}
+
 /* ---- CPUID ---- */
 
 struct cpuid {
