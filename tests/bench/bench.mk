@@ -17,7 +17,8 @@ $(bench_dir)/tiny.bin: $(bench_dir)/tiny.elf
 	objcopy -O binary -j .text $< $@
 
 # The load of the I/O bench: a bare-metal guest for any monitor that enters PVH kernels.
-load_objects := $(addprefix $(BUILD)/guest/tests/,bench/guest/blk.o guest/lib.o guest/vio.o guest/pci.o guest/blk.o \
+load_objects := $(addprefix $(BUILD)/guest/tests/,bench/guest/load.o bench/guest/blk.o bench/guest/net.o \
+	guest/lib.o guest/vio.o guest/pci.o guest/blk.o \
 	guest/start.o driver/vdriver.o)
 $(bench_dir)/load.elf: $(load_objects) tests/guest/link.ld
 	@mkdir -p $(@D)
@@ -28,7 +29,11 @@ $(bench_dir)/io_floor: tests/bench/io_floor.c
 	@mkdir -p $(@D)
 	$(CC) -D_GNU_SOURCE -std=gnu17 -O2 $(WARN) -o $@ $< -l:liburing.a
 
-bench-build: $(BUILD)/microvm $(addprefix $(bench_dir)/,start floor tiny.elf tiny.bin load.elf io_floor)
+$(bench_dir)/net_floor: tests/bench/net_floor.c
+	@mkdir -p $(@D)
+	$(CC) -D_GNU_SOURCE -std=gnu17 -O2 $(WARN) -o $@ $<
+
+bench-build: $(BUILD)/microvm $(addprefix $(bench_dir)/,start floor tiny.elf tiny.bin load.elf io_floor net_floor)
 
 bench: bench-build
 	@tests/bench/run --build $(BUILD) --results tests/bench/RESULTS.md

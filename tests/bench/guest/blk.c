@@ -1,23 +1,16 @@
 /*
- * The load of the I/O bench on a virtio disk: a driver in ring 3 that keeps a number of requests in flight on each
- * queue and prints one line of JSON per case. It knows no monitor: over PCI or MMIO, it boots in any that enters PVH kernels.
+ * The load on a virtio disk: OP is read or write (random, aligned to SIZE) or seqread.
  *
- *   cases=OP:SIZE:DEPTH:QUEUES:REQUESTS[,...]   OP: read, write (random, aligned to SIZE), seqread
- *   calls=1       ask for interrupts, which nobody takes; otherwise the driver polls and asks for none
  *   verify=1      a read sector must begin with its own number, as the runner writes it
- *
- * Times are of the time stamp counter. What is counted is what the driver sees: requests, and the kicks it made.
  */
 #include "tests/guest/blk.h"
-#include "tests/guest/tests.h"
+
+#include "tests/bench/guest/load.h"
 
 enum {
 	QUEUES_MAX = 4,
 	DEPTH_MAX = 256,
-	LIST_MAX = 512,
 	SEED = 12345,
-	DATA = 64 << 20, /* where the data of requests lie; the machine has RAM up to DATA_END */
-	DATA_END = 448 << 20,
 };
 
 struct slot {
@@ -140,7 +133,7 @@ static bool prepare(struct load *l)
 		return false;
 	l->blocks = l->b.capacity / (l->size / SECTOR);
 	l->random = SEED;
-	if ((uint64_t)l->queues * l->depth * l->size > DATA_END - DATA)
+	if ((uint64_t)l->queues * l->depth * l->size > LOAD_DATA_END - LOAD_DATA)
 		return false;
 	for (unsigned q = 0; q < l->queues; q++) {
 		for (unsigned i = 0; i < l->depth; i++) {
@@ -148,7 +141,7 @@ static bool prepare(struct load *l)
 
 			s->header = dma(sizeof(*s->header), 16);
 			s->status = dma(1, 1);
-			s->data = (uint8_t *)DATA + ((uint64_t)q * l->depth + i) * l->size;
+			s->data = (uint8_t *)LOAD_DATA + ((uint64_t)q * l->depth + i) * l->size;
 			fill(s->data, (uint8_t)i, l->size);
 		}
 		if (l->calls)
@@ -173,63 +166,25 @@ static void one_case(struct load *l, const char *op, uint64_t requests)
 		after - before);
 }
 
-/* The number at *p, up to the next ':' or ','. */
-static uint64_t number(const char **p)
+void blk_load(void)
 {
-	uint64_t v = 0;
-
-	while (**p >= '0' && **p <= '9')
-		v = v * 10 + (uint64_t)(*(*p)++ - '0');
-	if (**p == ':')
-		(*p)++;
-	return v;
-}
-
-static void word(const char **p, char *to, size_t size)
-{
-	size_t n = 0;
-
-	while (**p && **p != ':' && **p != ',') {
-		if (n + 1 < size)
-			to[n++] = **p;
-		(*p)++;
-	}
-	to[n] = 0;
-	if (**p == ':')
-		(*p)++;
-}
-
-static void blk_load(void)
-{
-	static char list[LIST_MAX];
 	struct load *l = &load;
-	const char *p = list;
-	char op[16];
+	struct load_case c;
 
-	arg_copy("cases", list, sizeof(list));
 	l->calls = arg_u64("calls", 0);
 	l->verify = arg_u64("verify", 0);
 	if (!check(vio_find(&l->b.v, VIO_BLK, 0), "a disk is found", "no virtio disk"))
 		return;
 	l->b.capacity = vio_config(&l->b.v, BLK_CAPACITY, 8);
-	while (*p) {
-		uint64_t requests;
-
-		word(&p, op, sizeof(op));
-		l->write = same(op, "write");
-		l->sequential = same(op, "seqread");
-		l->size = (uint32_t)number(&p);
-		l->depth = (unsigned)number(&p);
-		l->queues = (unsigned)number(&p);
-		requests = number(&p);
-		if (*p == ',')
-			p++;
-		if (!check(l->size >= SECTOR && l->depth && l->depth <= DEPTH_MAX && l->queues && l->queues <= QUEUES_MAX,
-			"the case can be run", "%s", op))
+	for (const char *list = load_list(); load_next(&list, &c);) {
+		l->write = same(c.op, "write");
+		l->sequential = same(c.op, "seqread");
+		l->size = c.size;
+		l->depth = c.depth;
+		l->queues = c.queues;
+		if (!check(c.size >= SECTOR && c.depth && c.depth <= DEPTH_MAX && c.queues && c.queues <= QUEUES_MAX,
+			"the case can be run", "%s", c.op))
 			return;
-		one_case(l, op, requests);
+		one_case(l, c.op, c.requests);
 	}
 }
-
-static const struct guest_test bench_tests[] = { { "blk", blk_load }, { 0 } };
-const struct guest_test *const guest_tests[] = { bench_tests, NULL };
