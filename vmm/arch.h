@@ -83,6 +83,15 @@ enum { ARCH_WIRED_ROUTES_MAX = 128 };
 unsigned arch_wired_routes(struct kvm_irq_routing_entry *ret);
 /* Interrupt chip and timers as after power-on; vCPUs parked. */
 int arch_vm_reset(struct kvm *kvm, struct error *err) NEEDS_CHECK;
+/*
+ * Interrupt chip, timers and clocks of the VM, both directions; vCPUs parked. Saving comes before
+ * the guest's memory is saved, since a chip may keep tables there and brings them up to date.
+ * Loading comes after memory and all vCPUs have been loaded and before MSI routes are set. A load
+ * that fails for what the stream says changes nothing; one that KVM refuses leaves a machine that
+ * only arch_vm_reset() makes whole.
+ */
+int arch_vm_save(struct kvm *kvm, struct state_writer *w) NEEDS_CHECK;
+int arch_vm_load(struct kvm *kvm, struct state_reader *r, struct error *err) NEEDS_CHECK;
 
 /*
  * Per VM: what all vCPUs share (CPUID and MSR lists). Freed with NULL allowed. Made of what

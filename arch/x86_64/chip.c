@@ -116,6 +116,7 @@ int arch_vm_reset(struct kvm *kvm, struct error *err)
 		 */
 		struct kvm_irqchip chip = { .chip_id = i, .chip.pic.imr = 0xff };
 
+		chip.chip.pic.elcr_mask = i == KVM_IRQCHIP_PIC_MASTER ? X86_ELCR_MASTER : X86_ELCR_SLAVE;
 		r = kvm_ioctl(kvm->vm_fd, KVM_SET_IRQCHIP, &chip);
 	}
 	for (unsigned i = 0; i < ARRAY_SIZE(pit.channels); i++) {

@@ -582,3 +582,173 @@ Test(x86_state, a_stream_that_is_cut_or_flipped_is_refused_and_changes_nothing)
 	finish(&m);
 	state_writer_free(&w);
 }
+
+/* ---- interrupt controllers and timers ---- */
+
+static void get_chip(struct machine *m, unsigned id, struct kvm_irqchip *ret)
+{
+	*ret = (struct kvm_irqchip){ .chip_id = id };
+	cr_assert_eq(kvm_ioctl(m->kvm.vm_fd, KVM_GET_IRQCHIP, ret), 0);
+}
+
+/* As a guest leaves them that uses all of them. */
+static void make_chips_dirty(struct machine *m)
+{
+	struct kvm_clock_data clock = { .clock = UINT64_C(1) << 50 };
+	struct kvm_pit_state2 pit;
+	struct kvm_irqchip chip;
+
+	get_chip(m, KVM_IRQCHIP_IOAPIC, &chip);
+	chip.chip.ioapic.ioregsel = 0x12;
+	chip.chip.ioapic.id = 3;
+	for (unsigned i = 0; i < KVM_IOAPIC_NUM_PINS; i++)
+		chip.chip.ioapic.redirtbl[i].bits = UINT64_C(0x0100000000010030) + i;
+	cr_assert_eq(kvm_ioctl(m->kvm.vm_fd, KVM_SET_IRQCHIP, &chip), 0);
+	for (unsigned i = KVM_IRQCHIP_PIC_MASTER; i <= KVM_IRQCHIP_PIC_SLAVE; i++) {
+		get_chip(m, i, &chip);
+		chip.chip.pic.imr = (uint8_t)(0xfa + i);
+		chip.chip.pic.irq_base = (uint8_t)(0x30 + 8 * i);
+		chip.chip.pic.elcr = 0x08;
+		cr_assert_eq(kvm_ioctl(m->kvm.vm_fd, KVM_SET_IRQCHIP, &chip), 0);
+	}
+	cr_assert_eq(kvm_ioctl(m->kvm.vm_fd, KVM_GET_PIT2, &pit), 0);
+	pit.channels[2].count = 0x4e20;
+	pit.channels[2].mode = 3;
+	pit.channels[2].rw_mode = 3;
+	cr_assert_eq(kvm_ioctl(m->kvm.vm_fd, KVM_SET_PIT2, &pit), 0);
+	cr_assert_eq(kvm_ioctl(m->kvm.vm_fd, KVM_SET_CLOCK, &clock), 0);
+}
+
+struct chips {
+	struct kvm_irqchip chip[KVM_NR_IRQCHIPS];
+	struct kvm_pit_state2 pit;
+	struct kvm_clock_data clock;
+};
+
+static void look(struct machine *m, struct chips *ret)
+{
+	memset(ret, 0, sizeof(*ret));
+	for (unsigned i = 0; i < KVM_NR_IRQCHIPS; i++)
+		get_chip(m, i, &ret->chip[i]);
+	cr_assert_eq(kvm_ioctl(m->kvm.vm_fd, KVM_GET_PIT2, &ret->pit), 0);
+	cr_assert_eq(kvm_ioctl(m->kvm.vm_fd, KVM_GET_CLOCK, &ret->clock), 0);
+	for (unsigned i = 0; i < ARRAY_SIZE(ret->pit.channels); i++)
+		ret->pit.channels[i].count_load_time = 0; /* the host's clock at the last load */
+}
+
+static void expect_same_chips(const struct chips *a, const struct chips *b)
+{
+	for (unsigned i = 0; i < KVM_NR_IRQCHIPS; i++)
+		cr_expect_eq(memcmp(&a->chip[i], &b->chip[i], sizeof(a->chip[i])), 0, "chip %u", i);
+	cr_expect_eq(memcmp(&a->pit, &b->pit, sizeof(a->pit)), 0);
+}
+
+Test(x86_state, chips_saved_in_one_machine_go_on_in_another)
+{
+	struct state_writer w = { 0 };
+	struct state_reader r;
+	struct chips a, b;
+	struct machine m;
+
+	need_kvm();
+	start(&m, one);
+	cr_assert_eq(arch_vm_reset(&m.kvm, &m.err), 0);
+	make_chips_dirty(&m);
+	look(&m, &a);
+	cr_assert_eq(a.chip[KVM_IRQCHIP_PIC_MASTER].chip.pic.irq_base, 0x30);
+	cr_assert_eq(arch_vm_save(&m.kvm, &w), 0);
+	finish(&m);
+
+	start(&m, one);
+	r = (struct state_reader){ .data = w.data, .len = w.len };
+	cr_assert_eq(arch_vm_load(&m.kvm, &r, &m.err), 0, "%s", m.err.text);
+	cr_assert_eq(state_reader_finish(&r, &m.err), 0);
+	look(&m, &b);
+	expect_same_chips(&a, &b);
+	cr_expect_geq(b.clock.clock, UINT64_C(1) << 50, "the guest's clock goes on");
+	cr_expect_lt(b.clock.clock, UINT64_C(1) << 51);
+	finish(&m);
+	state_writer_free(&w);
+}
+
+Test(x86_state, a_reset_keeps_which_lines_of_a_pic_can_be_level_triggered)
+{
+	struct kvm_irqchip before, after;
+	struct machine m;
+
+	need_kvm();
+	start(&m, one);
+	for (unsigned i = KVM_IRQCHIP_PIC_MASTER; i <= KVM_IRQCHIP_PIC_SLAVE; i++) {
+		get_chip(&m, i, &before);
+		cr_assert_eq(arch_vm_reset(&m.kvm, &m.err), 0);
+		get_chip(&m, i, &after);
+		cr_expect_eq(before.chip.pic.elcr_mask, after.chip.pic.elcr_mask);
+	}
+	finish(&m);
+}
+
+Test(x86_state, a_chip_stream_that_is_cut_or_flipped_is_refused_and_changes_nothing)
+{
+	struct state_writer w = { 0 };
+	struct chips before, after;
+	struct machine m;
+
+	need_kvm();
+	start(&m, one);
+	make_chips_dirty(&m);
+	cr_assert_eq(arch_vm_save(&m.kvm, &w), 0);
+	cr_assert_eq(arch_vm_reset(&m.kvm, &m.err), 0);
+	look(&m, &before);
+	for (size_t i = 0; i < w.len; i++) {
+		uint8_t *copy = malloc(i + 1);
+		struct state_reader cut = { .data = copy, .len = i }, flipped = { .data = w.data, .len = w.len };
+
+		memcpy(copy, w.data, i);
+		strcpy(m.err.text, "");
+		cr_assert_lt(arch_vm_load(&m.kvm, &cut, &m.err), 0, "cut at %zu", i);
+		cr_assert_gt(strlen(m.err.text), 20);
+		free(copy);
+		w.data[i] ^= (uint8_t)(1u << i % 8);
+		cr_assert_lt(arch_vm_load(&m.kvm, &flipped, &m.err), 0, "byte %zu flipped", i);
+		w.data[i] ^= (uint8_t)(1u << i % 8);
+	}
+	look(&m, &after);
+	expect_same_chips(&before, &after);
+	finish(&m);
+	state_writer_free(&w);
+}
+
+/* A whole stream, with a good checksum, of chips that no guest can make. */
+static const struct {
+	unsigned chip;
+	size_t offset;
+	uint8_t value;
+	const char *sentence;
+} impossible[] = {
+	{ KVM_IRQCHIP_IOAPIC, offsetof(struct kvm_ioapic_state, base_address) + 1, 0x10, "IOAPIC is at" },
+	{ KVM_IRQCHIP_PIC_MASTER, offsetof(struct kvm_pic_state, elcr_mask), 0xff, "level lines" },
+	{ KVM_IRQCHIP_PIC_SLAVE, offsetof(struct kvm_pic_state, elcr), 0xff, "level lines" },
+	{ KVM_IRQCHIP_PIC_SLAVE, offsetof(struct kvm_pic_state, init_state), 9, "state 9" },
+};
+
+Test(x86_state, chips_that_no_guest_can_make_are_a_sentence)
+{
+	need_kvm();
+	for (size_t i = 0; i < ARRAY_SIZE(impossible); i++) {
+		struct state_writer w = { 0 };
+		struct state_reader r;
+		struct kvm_irqchip chip;
+		struct machine m;
+
+		start(&m, one);
+		get_chip(&m, impossible[i].chip, &chip);
+		((uint8_t *)&chip.chip)[impossible[i].offset] = impossible[i].value;
+		cr_assert_eq(kvm_ioctl(m.kvm.vm_fd, KVM_SET_IRQCHIP, &chip), 0);
+		cr_assert_eq(arch_vm_save(&m.kvm, &w), 0);
+		r = (struct state_reader){ .data = w.data, .len = w.len };
+		cr_expect_eq(arch_vm_load(&m.kvm, &r, &m.err), -EINVAL);
+		cr_expect(strstr(m.err.text, impossible[i].sentence), "%s", m.err.text);
+		finish(&m);
+		state_writer_free(&w);
+	}
+}
