@@ -16,7 +16,9 @@ enum x86_map {
 	X86_LAPIC = 0xfee00000,
 };
 
-/* Lines of each PIC that can be level-triggered: all but timer, keyboard, cascade, clock and FPU. */
+/*
+ * Lines of each PIC that can be level-triggered: all but timer, keyboard, cascade, clock and FPU.
+ */
 enum { X86_ELCR_MASTER = 0xf8, X86_ELCR_SLAVE = 0xde };
 #define X86_LOW_RAM_END UINT64_C(0xc0000000)
 #define X86_PCI_MMIO32 UINT64_C(0xc0000000)
