@@ -3,8 +3,12 @@
  *
  * KVM lists the registers that a vCPU has (KVM_GET_REG_LIST); their ids are a stable interface of
  * the kernel and say how long each value is. The stream holds the ids and the values one behind the
- * other. Loading goes in the list's order. ID registers and others that describe the host refuse a
- * foreign value: what KVM refuses must be equal to what the vCPU has already, or the load fails.
+ * other. A vCPU takes exactly the registers that it has: one more or one fewer is another processor
+ * or kernel, and nothing is written then. Loading goes in the list's order. ID registers and others
+ * that describe the host refuse a foreign value: what KVM refuses must be equal to what the vCPU
+ * has already, or the load fails.
+ *
+ * Main; vCPU parked.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -33,15 +37,25 @@ static int compare_ids(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-static int check_ids(const struct arm64_state *s, struct error *err)
+/* The ids in ascending order; freed by the caller. NULL: out of memory. */
+static uint64_t *sorted_ids(const struct arm64_state *s)
 {
 	uint64_t *sorted = malloc(sizeof(s->id));
+
+	if (!sorted)
+		return NULL;
+	memcpy(sorted, s->id, sizeof(s->id));
+	qsort(sorted, s->nregs, sizeof(*sorted), compare_ids);
+	return sorted;
+}
+
+static int check_ids(const struct arm64_state *s, struct error *err)
+{
+	uint64_t *sorted = sorted_ids(s);
 	int r = 0;
 
 	if (!sorted)
 		return error_set(err, ENOMEM, "out of memory for a vCPU's state");
-	memcpy(sorted, s->id, sizeof(s->id));
-	qsort(sorted, s->nregs, sizeof(*sorted), compare_ids);
 	for (uint32_t i = 1; i < s->nregs && r == 0; i++)
 		if (sorted[i] == sorted[i - 1])
 			r = error_set(err, EINVAL, "vcpu: register %#llx was saved twice; the file is damaged",
@@ -130,6 +144,43 @@ int arch_vcpu_save(int vcpu_fd, struct state_writer *w)
 	return r;
 }
 
+static int foreign(uint64_t id, const char *whose, struct error *err)
+{
+	return error_set(err, EINVAL,
+		"register %#llx is one that only the %s has; use a host of the same kind and kernel",
+		(unsigned long long)id, whose);
+}
+
+/* Both lists are sorted and without repetition: walk them side by side. */
+static int compare_lists(const uint64_t *saved, uint32_t nsaved, const uint64_t *here, uint32_t nhere,
+	struct error *err)
+{
+	for (uint32_t i = 0; i < nsaved || i < nhere; i++) {
+		if (i == nhere || (i < nsaved && saved[i] < here[i]))
+			return foreign(saved[i], "saved vCPU", err);
+		if (i == nsaved || here[i] < saved[i])
+			return foreign(here[i], "vCPU of this host", err);
+	}
+	return 0;
+}
+
+/* Has the vCPU the registers of the stream, all of them, and no others? */
+static int check_fit(int vcpu_fd, const struct arm64_state *s, struct error *err)
+{
+	struct arm64_state *mine = calloc(1, sizeof(*mine));
+	uint64_t *saved = sorted_ids(s), *here = NULL;
+	int r = mine && saved ? list_registers(vcpu_fd, mine) : -ENOMEM;
+
+	if (r == 0 && !(here = sorted_ids(mine)))
+		r = -ENOMEM;
+	r = r < 0 ? error_set(err, -r, "KVM does not tell the registers of a vCPU: %s", strerror(-r)) :
+		    compare_lists(saved, s->nregs, here, mine->nregs, err);
+	free(here);
+	free(saved);
+	free(mine);
+	return r;
+}
+
 static int load_registers(int vcpu_fd, const struct arm64_state *s, struct error *err)
 {
 	uint8_t now[REG_MAX];
@@ -155,6 +206,8 @@ int arch_vcpu_load(int vcpu_fd, const struct arch_cpu_model *model, struct state
 	int r = s ? state_load(reader, &desc, s, err) : error_set(err, ENOMEM, "out of memory for a vCPU's state");
 
 	(void)model;
+	if (r == 0)
+		r = check_fit(vcpu_fd, s, err);
 	if (r == 0)
 		r = load_registers(vcpu_fd, s, err);
 	if (r == 0) {
