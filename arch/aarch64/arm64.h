@@ -68,6 +68,28 @@ static inline uint64_t arm64_mpidr(unsigned index)
 	return (index & 0xf) | (uint64_t)(index >> 4 & 0xff) << 8 | (uint64_t)(index >> 12 & 0xff) << 16;
 }
 
+/* Attribute `attr` of group `group` of one of KVM's devices. 0 or -errno. */
+int arm64_get_attr(int fd, uint32_t group, uint64_t attr, void *ret);
+int arm64_set_attr(int fd, uint32_t group, uint64_t attr, const void *value);
+
+/*
+ * ICC_ registers of GICv3's CPU interface (IHI 0069 §12.2); the encoding is that of an MRS (op0 op1
+ * CRn CRm op2).
+ */
+#define ARM64_ICC_REG(op0, op1, crn, crm, op2) ((op0) << 14 | (op1) << 11 | (crn) << 7 | (crm) << 3 | (op2))
+enum arm64_icc {
+	ARM64_ICC_PMR = ARM64_ICC_REG(3, 0, 4, 6, 0),
+	ARM64_ICC_BPR0 = ARM64_ICC_REG(3, 0, 12, 8, 3),
+	ARM64_ICC_AP0R0 = ARM64_ICC_REG(3, 0, 12, 8, 4),
+	ARM64_ICC_AP1R0 = ARM64_ICC_REG(3, 0, 12, 9, 0),
+	ARM64_ICC_BPR1 = ARM64_ICC_REG(3, 0, 12, 12, 3),
+	ARM64_ICC_CTLR = ARM64_ICC_REG(3, 0, 12, 12, 4),
+	ARM64_ICC_SRE = ARM64_ICC_REG(3, 0, 12, 12, 5),
+	ARM64_ICC_IGRPEN0 = ARM64_ICC_REG(3, 0, 12, 12, 6),
+	ARM64_ICC_IGRPEN1 = ARM64_ICC_REG(3, 0, 12, 12, 7),
+	ARM64_AP_REGS = 4, /* of each group; how many are there depends on the number of priorities */
+};
+
 /* chip_reset.c: the registers of a GIC as after power-on; vCPUs parked. */
 int arm64_gic_reset(const struct arch_vm *vm);
 /* All vCPUs are there: the GIC can be made ready. */

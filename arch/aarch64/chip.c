@@ -26,7 +26,14 @@ static int device_create(struct kvm *kvm, uint32_t type)
 	return r < 0 ? r : (int)d.fd;
 }
 
-static int attr_set(int fd, uint32_t group, uint64_t attr, const void *value)
+int arm64_get_attr(int fd, uint32_t group, uint64_t attr, void *ret)
+{
+	struct kvm_device_attr a = { .group = group, .attr = attr, .addr = (uintptr_t)ret };
+
+	return kvm_ioctl(fd, KVM_GET_DEVICE_ATTR, &a);
+}
+
+int arm64_set_attr(int fd, uint32_t group, uint64_t attr, const void *value)
 {
 	struct kvm_device_attr a = { .group = group, .attr = attr, .addr = (uintptr_t)value };
 
@@ -35,7 +42,7 @@ static int attr_set(int fd, uint32_t group, uint64_t attr, const void *value)
 
 static int place(int fd, uint64_t type, uint64_t addr)
 {
-	return attr_set(fd, KVM_DEV_ARM_VGIC_GRP_ADDR, type, &addr);
+	return arm64_set_attr(fd, KVM_DEV_ARM_VGIC_GRP_ADDR, type, &addr);
 }
 
 static int make_v3(struct arch_vm *vm, struct kvm *kvm)
@@ -100,7 +107,7 @@ int arch_vm_init(struct kvm *kvm, const struct arch_cpu_config *cpus, struct err
 			"KVM on this host has no interrupt controller (GIC) for a guest; use another host");
 	if (r < 0)
 		return error_set(err, -r, "KVM cannot make the interrupt controller: %s", strerror(-r));
-	r = attr_set(vm->gic_fd, KVM_DEV_ARM_VGIC_GRP_NR_IRQS, 0, &irqs);
+	r = arm64_set_attr(vm->gic_fd, KVM_DEV_ARM_VGIC_GRP_NR_IRQS, 0, &irqs);
 	if (r < 0)
 		return error_set(err, -r, "KVM refuses %u interrupts: %s", irqs, strerror(-r));
 	/* Older kernels end KVM_RUN with an error instead, which is as good but says less. */
@@ -112,10 +119,10 @@ int arch_vm_init(struct kvm *kvm, const struct arch_cpu_config *cpus, struct err
 
 int arm64_gic_ready(const struct arch_vm *vm, struct error *err)
 {
-	int r = attr_set(vm->gic_fd, KVM_DEV_ARM_VGIC_GRP_CTRL, KVM_DEV_ARM_VGIC_CTRL_INIT, NULL);
+	int r = arm64_set_attr(vm->gic_fd, KVM_DEV_ARM_VGIC_GRP_CTRL, KVM_DEV_ARM_VGIC_CTRL_INIT, NULL);
 
 	if (r == 0 && vm->its_fd >= 0)
-		r = attr_set(vm->its_fd, KVM_DEV_ARM_VGIC_GRP_CTRL, KVM_DEV_ARM_VGIC_CTRL_INIT, NULL);
+		r = arm64_set_attr(vm->its_fd, KVM_DEV_ARM_VGIC_GRP_CTRL, KVM_DEV_ARM_VGIC_CTRL_INIT, NULL);
 	return r < 0 ? error_set(err, -r, "KVM cannot make the interrupt controller ready: %s", strerror(-r)) : 0;
 }
 

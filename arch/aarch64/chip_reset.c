@@ -11,7 +11,7 @@
 #include "arch/aarch64/arm64.h"
 #include "vmm/kvm.h"
 
-enum { SGI_FRAME = 0x10000, SHARED_WORDS = ARM64_LINES / 32 };
+enum { GICD_IIDR = 0x8, SGI_FRAME = 0x10000, SHARED_WORDS = ARM64_LINES / 32 };
 
 /* `count` 32-bit registers from `offset` on, all set to `value`. */
 struct gic_row {
@@ -46,6 +46,7 @@ static const struct gic_row redist[] = {
 /* IHI 0048 §4.3; for CPU 0 with all, for the others the banked private part is what counts. */
 static const struct gic_row dist_v2[] = {
 	{ 0x000, 1, 0 },                                   /* GICD_CTLR */
+	{ 0x080, 1 + SHARED_WORDS, 0 },                    /* IGROUPR: group 0, as KVM begins */
 	{ 0x180, 1 + SHARED_WORDS, ~0u },                  /* ICENABLER */
 	{ 0x280, 1 + SHARED_WORDS, ~0u },                  /* ICPENDR */
 	{ 0x380, 1 + SHARED_WORDS, ~0u },                  /* ICACTIVER */
@@ -61,27 +62,7 @@ static const struct gic_row cpu_v2[] = {
 	{ 0xd0, 1, 0 }, /* APR0 */
 };
 
-/* ICC_ registers of the CPU interface; the encoding is that of an MRS (op0 op1 CRn CRm op2). */
-#define ICC_REG(op0, op1, crn, crm, op2) ((op0) << 14 | (op1) << 11 | (crn) << 7 | (crm) << 3 | (op2))
-enum {
-	ICC_PMR = ICC_REG(3, 0, 4, 6, 0),
-	ICC_BPR0 = ICC_REG(3, 0, 12, 8, 3),
-	ICC_AP0R0 = ICC_REG(3, 0, 12, 8, 4),
-	ICC_AP1R0 = ICC_REG(3, 0, 12, 9, 0),
-	ICC_BPR1 = ICC_REG(3, 0, 12, 12, 3),
-	ICC_CTLR = ICC_REG(3, 0, 12, 12, 4),
-	ICC_IGRPEN0 = ICC_REG(3, 0, 12, 12, 6),
-	ICC_IGRPEN1 = ICC_REG(3, 0, 12, 12, 7),
-	AP_REGS = 4,
-};
 #define ICC_CTLR_WRITABLE UINT64_C(0x3) /* CBPR, EOImode; the rest says what the host is and must stay */
-
-static int attr(int fd, unsigned long request, uint32_t group, uint64_t attr, void *value)
-{
-	struct kvm_device_attr a = { .group = group, .attr = attr, .addr = (uintptr_t)value };
-
-	return kvm_ioctl(fd, request, &a);
-}
 
 static int set_rows(const struct arch_vm *vm, uint32_t group, uint64_t cpu, const struct gic_row *rows, size_t n)
 {
@@ -91,33 +72,33 @@ static int set_rows(const struct arch_vm *vm, uint32_t group, uint64_t cpu, cons
 		for (uint32_t k = 0; k < rows[i].count && r == 0; k++) {
 			uint32_t value = rows[i].value;
 
-			r = attr(vm->gic_fd, KVM_SET_DEVICE_ATTR, group, cpu << 32 | (rows[i].offset + 4 * k), &value);
+			r = arm64_set_attr(vm->gic_fd, group, cpu << 32 | (rows[i].offset + 4 * k), &value);
 		}
 	return r;
 }
 
 static int set_icc(const struct arch_vm *vm, uint64_t mpidr, uint32_t reg, uint64_t value)
 {
-	return attr(vm->gic_fd, KVM_SET_DEVICE_ATTR, KVM_DEV_ARM_VGIC_GRP_CPU_SYSREGS, mpidr << 32 | reg, &value);
+	return arm64_set_attr(vm->gic_fd, KVM_DEV_ARM_VGIC_GRP_CPU_SYSREGS, mpidr << 32 | reg, &value);
 }
 
 static int reset_icc(const struct arch_vm *vm, uint64_t mpidr)
 {
-	static const uint32_t zeroed[] = { ICC_IGRPEN0, ICC_IGRPEN1, ICC_PMR, ICC_BPR0, ICC_BPR1,
-		ICC_AP0R0, ICC_AP1R0 };
+	static const uint32_t zeroed[] = { ARM64_ICC_IGRPEN0, ARM64_ICC_IGRPEN1, ARM64_ICC_PMR,
+		ARM64_ICC_BPR0, ARM64_ICC_BPR1, ARM64_ICC_AP0R0, ARM64_ICC_AP1R0 };
 	uint64_t ctlr = 0;
-	int r = attr(vm->gic_fd, KVM_GET_DEVICE_ATTR, KVM_DEV_ARM_VGIC_GRP_CPU_SYSREGS, mpidr << 32 | ICC_CTLR, &ctlr);
+	int r = arm64_get_attr(vm->gic_fd, KVM_DEV_ARM_VGIC_GRP_CPU_SYSREGS, mpidr << 32 | ARM64_ICC_CTLR, &ctlr);
 
 	if (r == 0)
-		r = set_icc(vm, mpidr, ICC_CTLR, ctlr & ~ICC_CTLR_WRITABLE);
+		r = set_icc(vm, mpidr, ARM64_ICC_CTLR, ctlr & ~ICC_CTLR_WRITABLE);
 	for (size_t i = 0; i < ARRAY_SIZE(zeroed) && r == 0; i++)
 		r = set_icc(vm, mpidr, zeroed[i], 0);
 	/*
 	 * Which of the further ones are there depends on the host's number of priorities; the
 	 * absent refuse.
 	 */
-	for (uint32_t i = 1; i < AP_REGS && r == 0; i++)
-		if (set_icc(vm, mpidr, ICC_AP0R0 + i, 0) < 0 || set_icc(vm, mpidr, ICC_AP1R0 + i, 0) < 0)
+	for (uint32_t i = 1; i < ARM64_AP_REGS && r == 0; i++)
+		if (set_icc(vm, mpidr, ARM64_ICC_AP0R0 + i, 0) < 0 || set_icc(vm, mpidr, ARM64_ICC_AP1R0 + i, 0) < 0)
 			break;
 	return r;
 }
@@ -132,13 +113,25 @@ static int reset_v3(const struct arch_vm *vm)
 			r = reset_icc(vm, arm64_mpidr(i));
 	}
 	if (r == 0)
-		r = attr(vm->its_fd, KVM_SET_DEVICE_ATTR, KVM_DEV_ARM_VGIC_GRP_CTRL, KVM_DEV_ARM_ITS_CTRL_RESET, NULL);
+		r = arm64_set_attr(vm->its_fd, KVM_DEV_ARM_VGIC_GRP_CTRL, KVM_DEV_ARM_ITS_CTRL_RESET, NULL);
 	return r == 0 ? set_rows(vm, KVM_DEV_ARM_VGIC_GRP_DIST_REGS, 0, dist_v3, ARRAY_SIZE(dist_v3)) : r;
+}
+
+/*
+ * KVM lets us write GICv2's groups only after a write of GICD_IIDR, which may just repeat it
+ * (arm-vgic.rst).
+ */
+static int unlock_groups(const struct arch_vm *vm)
+{
+	uint32_t iidr;
+	int r = arm64_get_attr(vm->gic_fd, KVM_DEV_ARM_VGIC_GRP_DIST_REGS, GICD_IIDR, &iidr);
+
+	return r < 0 ? r : arm64_set_attr(vm->gic_fd, KVM_DEV_ARM_VGIC_GRP_DIST_REGS, GICD_IIDR, &iidr);
 }
 
 static int reset_v2(const struct arch_vm *vm)
 {
-	int r = 0;
+	int r = unlock_groups(vm);
 
 	for (unsigned i = 0; i < vm->vcpus && r == 0; i++) {
 		r = set_rows(vm, KVM_DEV_ARM_VGIC_GRP_DIST_REGS, i, dist_v2, ARRAY_SIZE(dist_v2));
