@@ -58,6 +58,7 @@ struct arch_cpu_config {
 	uint32_t boot, max;
 	uint32_t threads, cores, dies, packages; /* topology; all 0: each vCPU a core */
 	bool nested;
+	bool pmu;                     /* performance counters */
 	uint32_t max_phys_bits;
 };
 

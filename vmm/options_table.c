@@ -27,6 +27,8 @@ static const struct option_row cpus_rows[] = {
 			"2:4:1:1; without it each vCPU is a core" },
 	{ .key = "nested", .type = OPTION_BOOL, .offset = offsetof(struct options_cpus, nested),
 		.def = "off", .help = "The guest may run virtual machines itself" },
+	{ .key = "pmu", .type = OPTION_BOOL, .offset = offsetof(struct options_cpus, pmu),
+		.def = "off", .help = "Performance counters; a guest can watch its neighbours by them" },
 	{ .key = "max_phys_bits", .type = OPTION_U32,
 		.offset = offsetof(struct options_cpus, max_phys_bits), .max = 52, .unit = "bits",
 		.help = "Width of physical addresses; 0: what the host has" },

@@ -17,6 +17,7 @@ struct options_cpus {
 	uint32_t max;            /* 0: as boot */
 	char *topology;          /* "threads:cores:dies:packages", NULL; see options_cpus_topology() */
 	bool nested;
+	bool pmu;
 	uint32_t max_phys_bits;  /* 0: what the host has */
 };
 

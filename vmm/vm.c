@@ -26,6 +26,7 @@ static int read_cpu_config(struct vm *vm, struct error *err)
 		.boot = o->boot,
 		.max = o->max ? o->max : o->boot,
 		.nested = o->nested,
+		.pmu = o->pmu,
 		.max_phys_bits = o->max_phys_bits,
 	};
 	if (r == 0) {

@@ -3,8 +3,8 @@
  * cost nothing when they are not used. ID registers come from KVM, which hides what it does not
  * give.
  *
- * No performance counters: they let a guest watch its neighbours. Virtual EL2 (nesting) is not
- * offered.
+ * Performance counters only when asked for: they let a guest watch its neighbours. Virtual EL2
+ * (nesting) is not offered.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -27,6 +27,17 @@ static const struct feature features[] = {
 	{ KVM_CAP_ARM_SVE, 0, { KVM_ARM_VCPU_SVE, KVM_ARM_VCPU_SVE }, "scalable vectors" },
 };
 
+/* Wishes that cannot be fulfilled. */
+static int check_wishes(const struct kvm *kvm, const struct arch_cpu_config *c, struct error *err)
+{
+	if (c->nested)
+		return error_set(err, EINVAL, "--cpus nested=on: guests on aarch64 cannot run virtual machines; leave it off");
+	if (c->pmu && kvm_check(kvm, KVM_CAP_ARM_PMU_V3) <= 0)
+		return error_set(err, ENODEV,
+			"--cpus pmu=on: KVM on this host has no performance counters for a guest; leave it off");
+	return 0;
+}
+
 static void choose_features(struct arch_cpu_model *m, const struct kvm *kvm)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(features); i++) {
@@ -37,6 +48,8 @@ static void choose_features(struct arch_cpu_model *m, const struct kvm *kvm)
 		m->init.features[0] |= UINT32_C(1) << f->bit[0] | UINT32_C(1) << f->bit[1];
 		log_debug("the guest's processor has %s", f->name);
 	}
+	if (m->config.pmu)
+		m->init.features[0] |= UINT32_C(1) << KVM_ARM_VCPU_PMU_V3;
 	m->finalize_sve = m->init.features[0] & UINT32_C(1) << KVM_ARM_VCPU_SVE;
 }
 
@@ -44,9 +57,15 @@ int arch_cpu_model_create(struct arch_cpu_model **ret, struct kvm *kvm, const st
 	struct error *err)
 {
 	struct arch_cpu_model *m = calloc(1, sizeof(*m));
+	int r;
 
 	if (!m)
 		return error_set(err, ENOMEM, "out of memory for the CPU model");
+	r = check_wishes(kvm, cpus, err);
+	if (r < 0) {
+		free(m);
+		return r;
+	}
 	m->config = *cpus;
 	choose_features(m, kvm);
 	*ret = m;

@@ -10,6 +10,8 @@
 #include "vmm/kvm.h"
 
 #define CORE_REG(name) (KVM_REG_ARM64 | KVM_REG_SIZE_U64 | KVM_REG_ARM_CORE | KVM_REG_ARM_CORE_REG(name))
+enum { PMU_INTID = 23 }; /* where the device tree says (firmware/fdt.h) */
+
 #define PSTATE_EL1H UINT64_C(0x5)
 #define PSTATE_DAIF UINT64_C(0x3c0)
 
@@ -46,6 +48,27 @@ int arm64_enter(int vcpu_fd, uint64_t pc, uint64_t x0)
 	return r;
 }
 
+/*
+ * Gives the performance counters their interrupt and makes them ready, once for a vCPU's life: a
+ * second time KVM says that it is busy (Documentation/virt/kvm/devices/vcpu.rst §1.1, §1.2). The GIC
+ * must be ready before, so this is not for arch_vcpu_init().
+ */
+static int start_counters(int vcpu_fd)
+{
+	int intid = PMU_INTID;
+	struct kvm_device_attr irq = {
+		.group = KVM_ARM_VCPU_PMU_V3_CTRL,
+		.attr = KVM_ARM_VCPU_PMU_V3_IRQ,
+		.addr = (uintptr_t)&intid,
+	};
+	struct kvm_device_attr init = { .group = KVM_ARM_VCPU_PMU_V3_CTRL, .attr = KVM_ARM_VCPU_PMU_V3_INIT };
+	int r = kvm_ioctl(vcpu_fd, KVM_SET_DEVICE_ATTR, &irq);
+
+	if (r == 0)
+		r = kvm_ioctl(vcpu_fd, KVM_SET_DEVICE_ATTR, &init);
+	return r == -EBUSY ? 0 : r;
+}
+
 int arch_vcpu_reset(int vcpu_fd, unsigned index, const struct arch_cpu_model *model, const struct arch_boot *boot,
 	struct error *err)
 {
@@ -55,6 +78,8 @@ int arch_vcpu_reset(int vcpu_fd, unsigned index, const struct arch_cpu_model *mo
 	if (index)
 		init.features[0] |= UINT32_C(1) << KVM_ARM_VCPU_POWER_OFF;
 	r = kvm_ioctl(vcpu_fd, KVM_ARM_VCPU_INIT, &init);
+	if (r == 0 && model->config.pmu)
+		r = start_counters(vcpu_fd);
 	if (r == 0 && index == 0)
 		r = arm64_enter(vcpu_fd, boot->entry, boot->fdt);
 	return r < 0 ? error_set(err, -r, "KVM refuses the registers of vCPU %u: %s", index, strerror(-r)) : 0;

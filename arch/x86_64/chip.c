@@ -13,6 +13,20 @@ enum { PIC_PINS = 16, IOAPIC_PINS = 24, PIC_PINS_EACH = 8, X86_APIC_IDS = 255 };
  */
 enum { PIT_MODE_NONE = 0xff, PIT_SPEAKER = 2 };
 
+/*
+ * CPUID alone does not hide AMD's oldest counters; this takes their registers away (api.rst 8.35).
+ * KVMs without it have only the former.
+ */
+static void hide_counters(struct kvm *kvm)
+{
+	struct kvm_enable_cap disable = { .cap = KVM_CAP_PMU_CAPABILITY, .args = { KVM_PMU_CAP_DISABLE } };
+
+	int can = kvm_check(kvm, KVM_CAP_PMU_CAPABILITY);
+
+	if (can > 0 && can & KVM_PMU_CAP_DISABLE && kvm_ioctl(kvm->vm_fd, KVM_ENABLE_CAP, &disable) < 0)
+		log_debug("KVM does not take the performance counters away");
+}
+
 int arch_vm_init(struct kvm *kvm, const struct arch_cpu_config *cpus, struct error *err)
 {
 	uint64_t identity = X86_IDENTITY_MAP;
@@ -33,6 +47,8 @@ int arch_vm_init(struct kvm *kvm, const struct arch_cpu_config *cpus, struct err
 		if (r < 0)
 			return error_set(err, -r, "KVM refuses APIC ids past 254: %s", strerror(-r));
 	}
+	if (!cpus->pmu)
+		hide_counters(kvm);
 	/*
 	 * A triple fault that the kick of a vCPU overtook stays pending in KVM, which would then
 	 * report it as the first act of the next life (arch_vcpu_reset()) or forget it (a saved

@@ -3,7 +3,8 @@
  *
  * A row changes one register of one leaf: bits to clear, bits to set. What depends on the vCPU
  * (APIC ids) or the topology is filled by code after the table. Nested virtualisation is off unless
- * asked for: it doubles the attack surface.
+ * asked for: it doubles the attack surface. So are performance counters, by which a guest can watch
+ * its neighbours.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -16,7 +17,7 @@ enum { CPUID_ENTRIES = 256 };
 
 enum reg { EAX, EBX, ECX, EDX };
 
-enum when { ALWAYS, UNLESS_NESTED, IF_SHARED_PACKAGE, IF_TSC_DEADLINE };
+enum when { ALWAYS, UNLESS_NESTED, UNLESS_PMU, IF_SHARED_PACKAGE, IF_TSC_DEADLINE };
 
 struct cpuid_row {
 	uint32_t leaf, subleaf;
@@ -34,19 +35,19 @@ static const struct cpuid_row rows[] = {
 	{ 0x1, 0, ECX, IF_TSC_DEADLINE, 0, BIT32(24), "TSC deadline timer of KVM's APIC" },
 	{ 0x1, 0, ECX, UNLESS_NESTED, BIT32(5), 0, "VMX" },
 	{ 0x1, 0, ECX, ALWAYS, BIT32(3), 0, "MONITOR: KVM would trap it" },
-	{ 0x1, 0, ECX, ALWAYS, BIT32(2) | BIT32(15), 0, "no performance counters (DTES64, PDCM)" },
+	{ 0x1, 0, ECX, UNLESS_PMU, BIT32(2) | BIT32(15), 0, "no performance counters (DTES64, PDCM)" },
 	{ 0x1, 0, EDX, ALWAYS, BIT32(28), 0, "one logical processor in a package" },
 	{ 0x1, 0, EDX, IF_SHARED_PACKAGE, 0, BIT32(28), "several logical processors in a package (HTT)" },
 	{ 0x6, 0, EAX, ALWAYS, ~BIT32(2), 0, "no thermal or frequency control; the APIC timer always runs (ARAT)" },
 	{ 0x6, 0, ECX, ALWAYS, ~0u, 0, "no energy bias" },
-	{ 0xa, 0, EAX, ALWAYS, ~0u, 0, "no performance counters" },
-	{ 0xa, 0, EBX, ALWAYS, ~0u, 0, "no performance counters" },
-	{ 0xa, 0, ECX, ALWAYS, ~0u, 0, "no performance counters" },
-	{ 0xa, 0, EDX, ALWAYS, ~0u, 0, "no performance counters" },
-	{ 0x23, 0, EAX, ALWAYS, ~0u, 0, "no performance counters" },
+	{ 0xa, 0, EAX, UNLESS_PMU, ~0u, 0, "no performance counters" },
+	{ 0xa, 0, EBX, UNLESS_PMU, ~0u, 0, "no performance counters" },
+	{ 0xa, 0, ECX, UNLESS_PMU, ~0u, 0, "no performance counters" },
+	{ 0xa, 0, EDX, UNLESS_PMU, ~0u, 0, "no performance counters" },
+	{ 0x23, 0, EAX, UNLESS_PMU, ~0u, 0, "no performance counters" },
 	{ 0x80000001, 0, ECX, UNLESS_NESTED, BIT32(2), 0, "SVM" },
-	{ 0x80000001, 0, ECX, ALWAYS, BIT32(23) | BIT32(24), 0, "no performance counters (AMD)" },
-	{ 0x80000022, 0, EAX, ALWAYS, ~0u, 0, "no performance counters (AMD)" },
+	{ 0x80000001, 0, ECX, UNLESS_PMU, BIT32(23) | BIT32(24), 0, "no performance counters (AMD)" },
+	{ 0x80000022, 0, EAX, UNLESS_PMU, ~0u, 0, "no performance counters (AMD)" },
 	{ 0x8000000a, 0, EAX, UNLESS_NESTED, ~0u, 0, "SVM details" },
 	{ 0x8000000a, 0, EBX, UNLESS_NESTED, ~0u, 0, "SVM details" },
 	{ 0x8000000a, 0, EDX, UNLESS_NESTED, ~0u, 0, "SVM details" },
@@ -83,6 +84,19 @@ static struct kvm_cpuid_entry2 *want(struct kvm_cpuid2 *c, uint32_t leaf, uint32
 	return e;
 }
 
+/*
+ * What KVM supports has counters: Intel's by their version (SDM vol. 2, CPUID leaf 0xA), AMD's by
+ * the extended ones (APM vol. 3 appendix E.4, 0x80000001 ECX bit 23).
+ */
+static int check_counters(struct kvm_cpuid2 *c, struct error *err)
+{
+	const struct kvm_cpuid_entry2 *intel = find(c, 0xa, 0), *amd = find(c, 0x80000001, 0);
+
+	if ((intel && intel->eax & 0xff) || (amd && amd->ecx & BIT32(23)))
+		return 0;
+	return error_set(err, ENODEV, "--cpus pmu=on: KVM on this host has no performance counters for a guest; leave it off");
+}
+
 /* Subleaves of the host's own topology would follow ours. */
 static void drop(struct kvm_cpuid2 *c, uint32_t leaf)
 {
@@ -107,6 +121,8 @@ static bool applies(const struct cpuid_row *row, struct kvm *kvm, const struct a
 	switch ((enum when)row->when) {
 	case UNLESS_NESTED:
 		return !config->nested;
+	case UNLESS_PMU:
+		return !config->pmu;
 	case IF_SHARED_PACKAGE:
 		return config->threads * config->cores * config->dies > 1;
 	case IF_TSC_DEADLINE:
@@ -301,6 +317,8 @@ int arch_cpu_model_create(struct arch_cpu_model **ret, struct kvm *kvm, const st
 	r = set_topology(m, err);
 	if (r == 0)
 		r = get_supported(&m->cpuid, kvm, err);
+	if (r == 0 && cpus->pmu)
+		r = check_counters(m->cpuid, err);
 	if (r == 0 && (r = x86_find_msrs(m, kvm->dev_fd)) < 0)
 		error_set(err, -r, "KVM does not tell the MSRs it has: %s", strerror(-r));
 	if (r < 0) {

@@ -37,12 +37,19 @@ static void need_kvm(void)
 	kvm_close(&kvm);
 }
 
-static void start(struct machine *m, unsigned vcpus)
+static void reset_all(struct machine *m)
 {
-	const struct mem_config plain = { 0 };
 	const struct arch_boot boot = { .entry = ARM64_RAM + CODE_AT, .fdt = 0x1234 };
 
-	*m = (struct machine){ .config = { .boot = vcpus, .max = vcpus } };
+	for (unsigned i = 0; i < m->config.boot; i++)
+		cr_assert_eq(arch_vcpu_reset(m->vcpu[i], i, m->model, &boot, &m->err), 0, "%s", m->err.text);
+}
+
+static void start_config(struct machine *m, struct arch_cpu_config config)
+{
+	const struct mem_config plain = { 0 };
+
+	*m = (struct machine){ .config = config };
 	cr_assert_eq(kvm_open(&m->kvm, &m->err), 0, "%s", m->err.text);
 	cr_assert_eq(kvm_create_vm(&m->kvm, &m->err), 0, "%s", m->err.text);
 	cr_assert_eq(mem_create(&m->mem, &m->err), 0);
@@ -51,13 +58,17 @@ static void start(struct machine *m, unsigned vcpus)
 	m->ram = mem_region(m->mem, 0)->host;
 	cr_assert_eq(arch_vm_init(&m->kvm, &m->config, &m->err), 0, "%s", m->err.text);
 	cr_assert_eq(arch_cpu_model_create(&m->model, &m->kvm, &m->config, &m->err), 0, "%s", m->err.text);
-	for (unsigned i = 0; i < vcpus; i++) {
+	for (unsigned i = 0; i < config.boot; i++) {
 		m->vcpu[i] = kvm_create_vcpu(&m->kvm, i, arch_cpu_id(m->model, i), &m->err);
 		cr_assert_geq(m->vcpu[i], 0, "%s", m->err.text);
 		cr_assert_eq(arch_vcpu_init(&m->kvm, m->vcpu[i], i, m->model, &m->err), 0, "%s", m->err.text);
 	}
-	for (unsigned i = 0; i < vcpus; i++)
-		cr_assert_eq(arch_vcpu_reset(m->vcpu[i], i, m->model, &boot, &m->err), 0, "%s", m->err.text);
+	reset_all(m);
+}
+
+static void start(struct machine *m, unsigned vcpus)
+{
+	start_config(m, (struct arch_cpu_config){ .boot = vcpus, .max = vcpus });
 }
 
 static void finish(struct machine *m)
@@ -628,4 +639,58 @@ Test(arm64_kvm, registers_and_tables_that_kvm_refuses_are_a_sentence)
 		state_writer_free(&w);
 	}
 	finish(&m);
+}
+
+/* ---- what the user asks of the processor ---- */
+
+static int make_model(struct machine *m, struct arch_cpu_config config)
+{
+	int r;
+
+	*m = (struct machine){ .config = config };
+	cr_assert_eq(kvm_open(&m->kvm, &m->err), 0, "%s", m->err.text);
+	cr_assert_eq(kvm_create_vm(&m->kvm, &m->err), 0, "%s", m->err.text);
+	r = arch_cpu_model_create(&m->model, &m->kvm, &m->config, &m->err);
+	arch_cpu_model_free(m->model);
+	kvm_close(&m->kvm);
+	return r;
+}
+
+Test(arm64_kvm, virtual_machines_inside_are_refused_with_a_sentence)
+{
+	struct machine m;
+
+	need_kvm();
+	cr_expect_eq(make_model(&m, (struct arch_cpu_config){ .boot = 1, .max = 1, .nested = true }), -EINVAL);
+	cr_expect(strstr(m.err.text, "--cpus nested=on"), "%s", m.err.text);
+}
+
+Test(arm64_kvm, performance_counters_are_there_when_asked_for_or_there_is_a_sentence)
+{
+	const uint64_t pmcr = ARM64_SYS_REG(3, 3, 9, 12, 0);
+	const struct arch_cpu_config counting = { .boot = 2, .max = 2, .pmu = true };
+	struct state_writer w = { 0 };
+	struct machine m;
+
+	need_kvm();
+	start(&m, 1);
+	cr_assert_eq(arch_vcpu_save(m.vcpu[0], &w), 0);
+	cr_expect_null(register_value(&w, pmcr), "not asked for");
+	finish(&m);
+	state_writer_free(&w);
+	if (make_model(&m, counting) < 0) {
+		cr_expect(strstr(m.err.text, "--cpus pmu=on"), "%s", m.err.text);
+		return;
+	}
+	w = (struct state_writer){ 0 };
+	start_config(&m, counting);
+	cr_assert_eq(arch_vcpu_save(m.vcpu[0], &w), 0);
+	cr_expect(register_value(&w, pmcr));
+	put_code(&m);
+	cr_expect_eq(run_to_store(&m), 0x1234, "KVM runs it: the counters are ready");
+	reset_all(&m);
+	put_code(&m); /* CPACR_EL1 */
+	cr_expect_eq(run_to_store(&m), 0x1234, "after a reset too");
+	finish(&m);
+	state_writer_free(&w);
 }

@@ -752,3 +752,30 @@ Test(x86_state, chips_that_no_guest_can_make_are_a_sentence)
 		state_writer_free(&w);
 	}
 }
+
+/* ---- performance counters ---- */
+
+Test(x86_state, performance_counters_are_there_when_asked_for_or_there_is_a_sentence)
+{
+	struct arch_cpu_config config = one;
+	struct arch_cpu_model *model = NULL;
+	struct error err = { "" };
+	struct kvm kvm;
+	int r;
+
+	need_kvm();
+	config.pmu = true;
+	cr_assert_eq(kvm_open(&kvm, &err), 0);
+	r = arch_cpu_model_create(&model, &kvm, &config, &err);
+	if (r < 0) {
+		cr_expect_eq(r, -ENODEV);
+		cr_expect(strstr(err.text, "--cpus pmu=on: KVM on this host has no performance counters"), "%s", err.text);
+	} else {
+		const struct kvm_cpuid_entry2 *intel = leaf((struct cpuid *)model->cpuid, 0xa, 0);
+		const struct kvm_cpuid_entry2 *amd = leaf((struct cpuid *)model->cpuid, 0x80000001, 0);
+
+		cr_expect((intel && intel->eax & 0xff) || (amd && amd->ecx & 1u << 23));
+	}
+	arch_cpu_model_free(model);
+	kvm_close(&kvm);
+}
