@@ -50,8 +50,8 @@ int arm64_enter(int vcpu_fd, uint64_t pc, uint64_t x0)
 
 /*
  * Gives the performance counters their interrupt and makes them ready, once for a vCPU's life: a
- * second time KVM says that it is busy (Documentation/virt/kvm/devices/vcpu.rst §1.1, §1.2). The GIC
- * must be ready before, so this is not for arch_vcpu_init().
+ * second time KVM says that it is busy (Documentation/virt/kvm/devices/vcpu.rst §1.1, §1.2). The
+ * GIC must be ready before, so this is not for arch_vcpu_init().
  */
 static int start_counters(int vcpu_fd)
 {
