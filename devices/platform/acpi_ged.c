@@ -10,14 +10,12 @@
 
 #include <errno.h>
 #include <stdatomic.h>
-#include <stdlib.h>
 
 #include "devices/platform/platform.h"
 #include "vmm/log.h"
 
 struct ged {
 	struct platform platform;
-	struct irq_source *irq; /* const */
 	_Atomic uint32_t events;
 };
 
@@ -86,7 +84,7 @@ static void ged_power_button(struct device *dev)
 
 	/* Release: the event is there before the line rings; take_events() reads it. */
 	atomic_fetch_or_explicit(&g->events, GED_EVENT_POWER_BUTTON, memory_order_release);
-	irq_raise(g->irq);
+	irq_raise(g->platform.irq);
 }
 
 /*
@@ -98,7 +96,7 @@ static void ged_resume(struct device *dev)
 	struct ged *g = ged_of(dev);
 
 	if (atomic_load(&g->events))
-		irq_raise(g->irq);
+		irq_raise(g->platform.irq);
 }
 
 static void ged_reset(struct device *dev)
@@ -147,54 +145,29 @@ static int ged_load(struct device *dev, struct state_reader *r, struct error *er
 	return e;
 }
 
-static void ged_destroy(struct device *dev)
-{
-	struct ged *g;
-
-	if (!dev)
-		return;
-	g = ged_of(dev);
-	platform_unmap(&g->platform);
-	irq_destroy(g->irq);
-	free(g);
-}
-
 static const struct device_ops ged_ops = {
 	.resume = ged_resume,
 	.reset = ged_reset,
 	.save = ged_save,
 	.load = ged_load,
 	.power_button = ged_power_button,
-	.destroy = ged_destroy,
+	.destroy = platform_destroy,
+};
+
+static const struct platform_kind ged_kind = {
+	.type = &ged_type,
+	.ops = &ged_ops,
+	.size = sizeof(struct ged),
+	.len = GED_LEN,
+	.wired = true,
+	.range = { { 0, GED_LEN, &ged_bus_ops } },
 };
 
 static int ged_create(
 	struct device **ret, const struct device_env *env, const void *options, struct error *err)
 {
-	struct ged *g = calloc(1, sizeof(*g));
-	int e;
-
 	(void)options;
-	if (!g)
-		return error_set(err, ENOMEM, "ged: out of memory");
-	e = platform_init(&g->platform, &ged_type, &ged_ops, env, GED_LEN, err);
-	if (e)
-		goto fail;
-	if (env->place->gsi == UINT32_MAX) {
-		e = error_set(err, EINVAL, "ged: its place has no interrupt line");
-		goto fail;
-	}
-	e = irq_line_create(&g->irq, env->irq, env->place->gsi, err);
-	if (e)
-		goto fail;
-	e = platform_map(&g->platform, 0, GED_LEN, &ged_bus_ops, err);
-	if (e)
-		goto fail;
-	*ret = &g->platform.device;
-	return 0;
-fail:
-	ged_destroy(&g->platform.device);
-	return e;
+	return platform_make(ret, &ged_kind, env, err);
 }
 
 const struct device_type ged_type = {

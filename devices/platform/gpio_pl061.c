@@ -16,8 +16,6 @@
 #include "devices/platform/gpio_pl061.h"
 
 #include <errno.h>
-#include <pthread.h>
-#include <stdlib.h>
 
 #include "devices/platform/platform.h"
 #include "devices/platform/primecell.h"
@@ -54,10 +52,8 @@ struct pl061_state {
 
 struct pl061 {
 	struct platform platform;
-	struct irq_source *irq; /* const */
-	pthread_mutex_t lock;
-	struct pl061_state s; /* lock */
-	uint8_t pending;      /* lock; the causes that the line was last told of */
+	struct pl061_state s; /* platform.lock */
+	uint8_t pending;      /* platform.lock; the causes that the line was last told of */
 };
 
 static struct pl061 *pl061_of(struct device *dev)
@@ -180,13 +176,13 @@ static void pl061_read(void *ctx, uint64_t offset, void *data, unsigned len)
 	uint32_t v = 0;
 	bool edge;
 
-	pthread_mutex_lock(&g->lock);
+	pthread_mutex_lock(&g->platform.lock);
 	if (primecell_register(offset))
 		v = reg_read(&g->s, offset);
 	edge = update_line(g);
-	pthread_mutex_unlock(&g->lock);
+	pthread_mutex_unlock(&g->platform.lock);
 	if (edge)
-		irq_raise(g->irq);
+		irq_raise(g->platform.irq);
 	put_le(data, v, len);
 }
 
@@ -195,13 +191,13 @@ static void pl061_write(void *ctx, uint64_t offset, const void *data, unsigned l
 	struct pl061 *g = container_of(ctx, struct pl061, platform);
 	bool edge;
 
-	pthread_mutex_lock(&g->lock);
+	pthread_mutex_lock(&g->platform.lock);
 	if (primecell_register(offset))
 		reg_write(&g->s, offset, (uint8_t)get_le(data, len));
 	edge = update_line(g);
-	pthread_mutex_unlock(&g->lock);
+	pthread_mutex_unlock(&g->platform.lock);
 	if (edge)
-		irq_raise(g->irq);
+		irq_raise(g->platform.irq);
 }
 
 static const struct bus_ops pl061_bus_ops = { .read = pl061_read, .write = pl061_write };
@@ -211,12 +207,12 @@ static void pl061_power_button(struct device *dev)
 	struct pl061 *g = pl061_of(dev);
 	bool edge;
 
-	pthread_mutex_lock(&g->lock);
+	pthread_mutex_lock(&g->platform.lock);
 	set_input(&g->s, g->s.input | POWER);
 	edge = update_line(g);
-	pthread_mutex_unlock(&g->lock);
+	pthread_mutex_unlock(&g->platform.lock);
 	if (edge)
-		irq_raise(g->irq);
+		irq_raise(g->platform.irq);
 }
 
 /* The edge of a cause that was saved may be lost. One too many finds nothing. */
@@ -225,21 +221,21 @@ static void pl061_resume(struct device *dev)
 	struct pl061 *g = pl061_of(dev);
 	bool pending;
 
-	pthread_mutex_lock(&g->lock);
+	pthread_mutex_lock(&g->platform.lock);
 	pending = g->pending;
-	pthread_mutex_unlock(&g->lock);
+	pthread_mutex_unlock(&g->platform.lock);
 	if (pending)
-		irq_raise(g->irq);
+		irq_raise(g->platform.irq);
 }
 
 static void pl061_reset(struct device *dev)
 {
 	struct pl061 *g = pl061_of(dev);
 
-	pthread_mutex_lock(&g->lock);
+	pthread_mutex_lock(&g->platform.lock);
 	g->s = (struct pl061_state){ 0 };
 	g->pending = 0;
-	pthread_mutex_unlock(&g->lock);
+	pthread_mutex_unlock(&g->platform.lock);
 }
 
 static int pl061_check(const void *object, struct error *err)
@@ -275,78 +271,37 @@ static const struct state_desc pl061_state = {
 	.check = pl061_check,
 };
 
-static int pl061_save(struct device *dev, struct state_writer *w)
-{
-	struct pl061 *g = pl061_of(dev);
-	struct pl061_state s;
-
-	pthread_mutex_lock(&g->lock);
-	s = g->s;
-	pthread_mutex_unlock(&g->lock);
-	return state_save(w, &pl061_state, &s);
-}
-
-static int pl061_load(struct device *dev, struct state_reader *r, struct error *err)
-{
-	struct pl061 *g = pl061_of(dev);
-	struct pl061_state s = { 0 };
-	int e = state_load(r, &pl061_state, &s, err);
-
-	if (e)
-		return e;
-	pthread_mutex_lock(&g->lock);
-	g->s = s;
-	/* Nobody is rung before the interrupt chip has its state: resume does. */
-	(void)update_line(g);
-	pthread_mutex_unlock(&g->lock);
-	return 0;
-}
-
-static void pl061_destroy(struct device *dev)
-{
-	struct pl061 *g;
-
-	if (!dev)
-		return;
-	g = pl061_of(dev);
-	platform_unmap(&g->platform);
-	irq_destroy(g->irq);
-	pthread_mutex_destroy(&g->lock);
-	free(g);
-}
-
 static const struct device_ops pl061_ops = {
 	.resume = pl061_resume,
 	.reset = pl061_reset,
-	.save = pl061_save,
-	.load = pl061_load,
+	.save = platform_save,
+	.load = platform_load,
 	.power_button = pl061_power_button,
-	.destroy = pl061_destroy,
+	.destroy = platform_destroy,
+};
+
+/* Nobody is rung before the interrupt chip has its state: resume does. */
+static void pl061_loaded(struct platform *p)
+{
+	(void)update_line(container_of(p, struct pl061, platform));
+}
+
+static const struct platform_kind pl061_kind = {
+	.type = &gpio_pl061_type,
+	.ops = &pl061_ops,
+	.size = sizeof(struct pl061),
+	.len = PRIMECELL_LEN,
+	.wired = true,
+	.regs = offsetof(struct pl061, s),
+	.loaded = pl061_loaded,
+	.range = { { 0, PRIMECELL_LEN, &pl061_bus_ops } },
 };
 
 static int pl061_create(
 	struct device **ret, const struct device_env *env, const void *options, struct error *err)
 {
-	struct pl061 *g = calloc(1, sizeof(*g));
-	int e;
-
 	(void)options;
-	if (!g)
-		return error_set(err, ENOMEM, "gpio-pl061: out of memory");
-	platform_lock_init(&g->lock);
-	e = platform_init(&g->platform, &gpio_pl061_type, &pl061_ops, env, PRIMECELL_LEN, err);
-	if (!e && env->place->gsi == UINT32_MAX)
-		e = error_set(err, EINVAL, "gpio-pl061: its place has no interrupt line");
-	if (!e)
-		e = irq_line_create(&g->irq, env->irq, env->place->gsi, err);
-	if (!e)
-		e = platform_map(&g->platform, 0, PRIMECELL_LEN, &pl061_bus_ops, err);
-	if (e) {
-		pl061_destroy(&g->platform.device);
-		return e;
-	}
-	*ret = &g->platform.device;
-	return 0;
+	return platform_make(ret, &pl061_kind, env, err);
 }
 
 const struct device_type gpio_pl061_type = {

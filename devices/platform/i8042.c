@@ -10,9 +10,6 @@
  *
  * No state; vCPU threads.
  */
-#include <errno.h>
-#include <stdlib.h>
-
 #include "devices/platform/platform.h"
 
 enum {
@@ -55,40 +52,22 @@ static void command_write(void *ctx, uint64_t offset, const void *data, unsigned
 static const struct bus_ops data_ops = { .read = data_read, .write = data_write };
 static const struct bus_ops command_ops = { .read = status_read, .write = command_write };
 
-static void i8042_destroy(struct device *dev)
-{
-	struct platform *p;
-
-	if (!dev)
-		return;
-	p = container_of(dev, struct platform, device);
-	platform_unmap(p);
-	free(p);
-}
-
-static const struct device_ops i8042_ops = { .destroy = i8042_destroy };
+static const struct device_ops i8042_ops = { .destroy = platform_destroy };
 
 /* The ports between data and command are others'. */
+static const struct platform_kind i8042_kind = {
+	.type = &i8042_type,
+	.ops = &i8042_ops,
+	.size = sizeof(struct platform),
+	.len = PLACE_LEN,
+	.range = { { DATA, 1, &data_ops }, { COMMAND, 1, &command_ops } },
+};
+
 static int i8042_create(
 	struct device **ret, const struct device_env *env, const void *options, struct error *err)
 {
-	struct platform *p = calloc(1, sizeof(*p));
-	int e;
-
 	(void)options;
-	if (!p)
-		return error_set(err, ENOMEM, "i8042: out of memory");
-	e = platform_init(p, &i8042_type, &i8042_ops, env, PLACE_LEN, err);
-	if (!e)
-		e = platform_map(p, DATA, 1, &data_ops, err);
-	if (!e)
-		e = platform_map(p, COMMAND, 1, &command_ops, err);
-	if (e) {
-		i8042_destroy(&p->device);
-		return e;
-	}
-	*ret = &p->device;
-	return 0;
+	return platform_make(ret, &i8042_kind, env, err);
 }
 
 const struct device_type i8042_type = {

@@ -4,9 +4,6 @@
  *
  * No state; vCPU threads.
  */
-#include <errno.h>
-#include <stdlib.h>
-
 #include "devices/platform/platform.h"
 #include "vmm/log.h"
 
@@ -39,37 +36,21 @@ static void events_write(void *ctx, uint64_t offset, const void *data, unsigned 
 
 static const struct bus_ops pvpanic_bus_ops = { .read = events_read, .write = events_write };
 
-static void pvpanic_destroy(struct device *dev)
-{
-	struct platform *p;
+static const struct device_ops pvpanic_ops = { .destroy = platform_destroy };
 
-	if (!dev)
-		return;
-	p = container_of(dev, struct platform, device);
-	platform_unmap(p);
-	free(p);
-}
-
-static const struct device_ops pvpanic_ops = { .destroy = pvpanic_destroy };
+static const struct platform_kind pvpanic_kind = {
+	.type = &pvpanic_type,
+	.ops = &pvpanic_ops,
+	.size = sizeof(struct platform),
+	.len = PLACE_LEN,
+	.range = { { 0, PLACE_LEN, &pvpanic_bus_ops } },
+};
 
 static int pvpanic_create(
 	struct device **ret, const struct device_env *env, const void *options, struct error *err)
 {
-	struct platform *p = calloc(1, sizeof(*p));
-	int e;
-
 	(void)options;
-	if (!p)
-		return error_set(err, ENOMEM, "pvpanic: out of memory");
-	e = platform_init(p, &pvpanic_type, &pvpanic_ops, env, PLACE_LEN, err);
-	if (!e)
-		e = platform_map(p, 0, PLACE_LEN, &pvpanic_bus_ops, err);
-	if (e) {
-		pvpanic_destroy(&p->device);
-		return e;
-	}
-	*ret = &p->device;
-	return 0;
+	return platform_make(ret, &pvpanic_kind, env, err);
 }
 
 const struct device_type pvpanic_type = {

@@ -12,8 +12,6 @@
  * vCPU threads, under one mutex that is held for a few instructions.
  */
 #include <errno.h>
-#include <pthread.h>
-#include <stdlib.h>
 #include <time.h>
 
 #include "devices/platform/platform.h"
@@ -60,8 +58,7 @@ struct rtc_state {
 
 struct rtc {
 	struct platform platform;
-	pthread_mutex_t lock;
-	struct rtc_state s; /* lock */
+	struct rtc_state s; /* platform.lock */
 };
 
 /* One look at the clock, so that what is computed from it agrees. */
@@ -211,11 +208,11 @@ static void rtc_read(void *ctx, uint64_t offset, void *data, unsigned len)
 	struct rtc *rtc = container_of(ctx, struct rtc, platform);
 	uint8_t *bytes = data;
 
-	pthread_mutex_lock(&rtc->lock);
+	pthread_mutex_lock(&rtc->platform.lock);
 	/* The index port cannot be read. */
 	for (unsigned i = 0; i < len; i++)
 		bytes[i] = offset + i == INDEX_PORT ? 0xff : read_register(&rtc->s, rtc->s.index);
-	pthread_mutex_unlock(&rtc->lock);
+	pthread_mutex_unlock(&rtc->platform.lock);
 }
 
 static void rtc_write(void *ctx, uint64_t offset, const void *data, unsigned len)
@@ -223,14 +220,14 @@ static void rtc_write(void *ctx, uint64_t offset, const void *data, unsigned len
 	struct rtc *rtc = container_of(ctx, struct rtc, platform);
 	const uint8_t *bytes = data;
 
-	pthread_mutex_lock(&rtc->lock);
+	pthread_mutex_lock(&rtc->platform.lock);
 	for (unsigned i = 0; i < len; i++) {
 		if (offset + i == INDEX_PORT)
 			rtc->s.index = bytes[i] & INDEX_MASK;
 		else
 			write_register(&rtc->s, rtc->s.index, bytes[i]);
 	}
-	pthread_mutex_unlock(&rtc->lock);
+	pthread_mutex_unlock(&rtc->platform.lock);
 }
 
 static const struct bus_ops rtc_bus_ops = { .read = rtc_read, .write = rtc_write };
@@ -240,10 +237,10 @@ static void rtc_reset(struct device *dev)
 {
 	struct rtc *rtc = container_of(dev, struct rtc, platform.device);
 
-	pthread_mutex_lock(&rtc->lock);
+	pthread_mutex_lock(&rtc->platform.lock);
 	rtc->s.index = 0;
 	write_control(&rtc->s, rtc->s.ram[REG_B] & ~(B_SET | B_RESET_CLEARS));
-	pthread_mutex_unlock(&rtc->lock);
+	pthread_mutex_unlock(&rtc->platform.lock);
 }
 
 static int rtc_check(const void *object, struct error *err)
@@ -278,71 +275,36 @@ static const struct state_desc rtc_state = {
 	.check = rtc_check,
 };
 
-static int rtc_save(struct device *dev, struct state_writer *w)
-{
-	struct rtc *rtc = container_of(dev, struct rtc, platform.device);
-	struct rtc_state s;
-
-	pthread_mutex_lock(&rtc->lock);
-	s = rtc->s;
-	pthread_mutex_unlock(&rtc->lock);
-	return state_save(w, &rtc_state, &s);
-}
-
-static int rtc_load(struct device *dev, struct state_reader *r, struct error *err)
-{
-	struct rtc *rtc = container_of(dev, struct rtc, platform.device);
-	struct rtc_state s = { 0 };
-	int e = state_load(r, &rtc_state, &s, err);
-
-	if (e)
-		return e;
-	pthread_mutex_lock(&rtc->lock);
-	rtc->s = s;
-	pthread_mutex_unlock(&rtc->lock);
-	return 0;
-}
-
-static void rtc_destroy(struct device *dev)
-{
-	struct rtc *rtc;
-
-	if (!dev)
-		return;
-	rtc = container_of(dev, struct rtc, platform.device);
-	platform_unmap(&rtc->platform);
-	pthread_mutex_destroy(&rtc->lock);
-	free(rtc);
-}
-
 static const struct device_ops rtc_ops = {
 	.reset = rtc_reset,
-	.save = rtc_save,
-	.load = rtc_load,
-	.destroy = rtc_destroy,
+	.save = platform_save,
+	.load = platform_load,
+	.destroy = platform_destroy,
+};
+
+static void rtc_power_on(struct platform *p)
+{
+	struct rtc *rtc = container_of(p, struct rtc, platform);
+
+	rtc->s.ram[REG_A] = A_POWER_ON;
+	rtc->s.ram[REG_B] = B_24_HOURS;
+}
+
+static const struct platform_kind rtc_kind = {
+	.type = &rtc_cmos_type,
+	.ops = &rtc_ops,
+	.size = sizeof(struct rtc),
+	.len = PLACE_LEN,
+	.power_on = rtc_power_on,
+	.regs = offsetof(struct rtc, s),
+	.range = { { 0, PLACE_LEN, &rtc_bus_ops } },
 };
 
 static int rtc_create(
 	struct device **ret, const struct device_env *env, const void *options, struct error *err)
 {
-	struct rtc *rtc = calloc(1, sizeof(*rtc));
-	int e;
-
 	(void)options;
-	if (!rtc)
-		return error_set(err, ENOMEM, "rtc-cmos: out of memory");
-	platform_lock_init(&rtc->lock);
-	rtc->s.ram[REG_A] = A_POWER_ON;
-	rtc->s.ram[REG_B] = B_24_HOURS;
-	e = platform_init(&rtc->platform, &rtc_cmos_type, &rtc_ops, env, PLACE_LEN, err);
-	if (!e)
-		e = platform_map(&rtc->platform, 0, PLACE_LEN, &rtc_bus_ops, err);
-	if (e) {
-		rtc_destroy(&rtc->platform.device);
-		return e;
-	}
-	*ret = &rtc->platform.device;
-	return 0;
+	return platform_make(ret, &rtc_kind, env, err);
 }
 
 const struct device_type rtc_cmos_type = {

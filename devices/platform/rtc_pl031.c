@@ -9,8 +9,6 @@
  * vCPU threads, under one mutex that is held for a few instructions.
  */
 #include <errno.h>
-#include <pthread.h>
-#include <stdlib.h>
 #include <time.h>
 
 #include "devices/platform/platform.h"
@@ -37,8 +35,7 @@ struct pl031_state {
 
 struct pl031 {
 	struct platform platform;
-	pthread_mutex_t lock;
-	struct pl031_state s; /* lock */
+	struct pl031_state s; /* platform.lock */
 };
 
 static uint32_t host_seconds(void)
@@ -91,10 +88,10 @@ static void pl031_read(void *ctx, uint64_t offset, void *data, unsigned len)
 	struct pl031 *rtc = container_of(ctx, struct pl031, platform);
 	uint32_t v = 0;
 
-	pthread_mutex_lock(&rtc->lock);
+	pthread_mutex_lock(&rtc->platform.lock);
 	if (primecell_register(offset))
 		v = reg_read(&rtc->s, offset);
-	pthread_mutex_unlock(&rtc->lock);
+	pthread_mutex_unlock(&rtc->platform.lock);
 	put_le(data, v, len);
 }
 
@@ -102,10 +99,10 @@ static void pl031_write(void *ctx, uint64_t offset, const void *data, unsigned l
 {
 	struct pl031 *rtc = container_of(ctx, struct pl031, platform);
 
-	pthread_mutex_lock(&rtc->lock);
+	pthread_mutex_lock(&rtc->platform.lock);
 	if (primecell_register(offset))
 		reg_write(&rtc->s, offset, (uint32_t)get_le(data, len));
-	pthread_mutex_unlock(&rtc->lock);
+	pthread_mutex_unlock(&rtc->platform.lock);
 }
 
 static const struct bus_ops pl031_bus_ops = { .read = pl031_read, .write = pl031_write };
@@ -115,9 +112,9 @@ static void pl031_reset(struct device *dev)
 {
 	struct pl031 *rtc = container_of(dev, struct pl031, platform.device);
 
-	pthread_mutex_lock(&rtc->lock);
+	pthread_mutex_lock(&rtc->platform.lock);
 	rtc->s = (struct pl031_state){ .offset = rtc->s.offset };
-	pthread_mutex_unlock(&rtc->lock);
+	pthread_mutex_unlock(&rtc->platform.lock);
 }
 
 static int pl031_check(const void *object, struct error *err)
@@ -146,70 +143,31 @@ static const struct state_desc pl031_state = {
 	.check = pl031_check,
 };
 
-static int pl031_save(struct device *dev, struct state_writer *w)
-{
-	struct pl031 *rtc = container_of(dev, struct pl031, platform.device);
-	struct pl031_state s;
-
-	pthread_mutex_lock(&rtc->lock);
-	s = rtc->s;
-	pthread_mutex_unlock(&rtc->lock);
-	return state_save(w, &pl031_state, &s);
-}
-
-static int pl031_load(struct device *dev, struct state_reader *r, struct error *err)
-{
-	struct pl031 *rtc = container_of(dev, struct pl031, platform.device);
-	struct pl031_state s = { 0 };
-	int e = state_load(r, &pl031_state, &s, err);
-
-	if (e)
-		return e;
-	pthread_mutex_lock(&rtc->lock);
-	rtc->s = s;
-	pthread_mutex_unlock(&rtc->lock);
-	return 0;
-}
-
-static void pl031_destroy(struct device *dev)
-{
-	struct pl031 *rtc;
-
-	if (!dev)
-		return;
-	rtc = container_of(dev, struct pl031, platform.device);
-	platform_unmap(&rtc->platform);
-	pthread_mutex_destroy(&rtc->lock);
-	free(rtc);
-}
-
 static const struct device_ops pl031_ops = {
 	.reset = pl031_reset,
-	.save = pl031_save,
-	.load = pl031_load,
-	.destroy = pl031_destroy,
+	.save = platform_save,
+	.load = platform_load,
+	.destroy = platform_destroy,
+};
+
+static const struct platform_kind pl031_kind = {
+	.type = &rtc_pl031_type,
+	.ops = &pl031_ops,
+	.size = sizeof(struct pl031),
+	.len = PRIMECELL_LEN,
+	.regs = offsetof(struct pl031, s),
+	.range = { { 0, PRIMECELL_LEN, &pl031_bus_ops } },
 };
 
 static int pl031_create(
 	struct device **ret, const struct device_env *env, const void *options, struct error *err)
 {
-	struct pl031 *rtc = calloc(1, sizeof(*rtc));
-	int e;
+	int r = platform_make(ret, &pl031_kind, env, err);
 
 	(void)options;
-	if (!rtc)
-		return error_set(err, ENOMEM, "rtc-pl031: out of memory");
-	platform_lock_init(&rtc->lock);
-	e = platform_init(&rtc->platform, &rtc_pl031_type, &pl031_ops, env, PRIMECELL_LEN, err);
-	if (!e)
-		e = platform_map(&rtc->platform, 0, PRIMECELL_LEN, &pl031_bus_ops, err);
-	if (e) {
-		pl031_destroy(&rtc->platform.device);
-		return e;
-	}
-	rtc->platform.device.nodes[0].gsi = UINT32_MAX;
-	*ret = &rtc->platform.device;
-	return 0;
+	if (r == 0)
+		(*ret)->nodes[0].gsi = UINT32_MAX;
+	return r;
 }
 
 const struct device_type rtc_pl031_type = {

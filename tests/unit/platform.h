@@ -81,7 +81,7 @@ static inline void out8(struct platform_world *w, uint64_t addr, uint8_t v)
 }
 
 /* Saves the device; the caller frees. */
-static inline struct state_writer platform_save(struct platform_world *w)
+static inline struct state_writer platform_world_save(struct platform_world *w)
 {
 	struct state_writer s = { 0 };
 
@@ -89,7 +89,7 @@ static inline struct state_writer platform_save(struct platform_world *w)
 	return s;
 }
 
-static inline int platform_load(struct platform_world *w, const struct state_writer *s)
+static inline int platform_world_load(struct platform_world *w, const struct state_writer *s)
 {
 	struct state_reader r = { .data = s->data, .len = s->len };
 	int e = w->dev->ops->load(w->dev, &r, &w->err);

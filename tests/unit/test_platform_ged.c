@@ -184,8 +184,8 @@ Test(ged, a_pressed_button_survives_save_and_load_and_rings_at_resume)
 	to.dev->ops->resume(to.dev);
 	cr_assert_eq(rings(&to_line), 0, "nothing to tell");
 	from.dev->ops->power_button(from.dev);
-	s = platform_save(&from);
-	cr_assert_eq(platform_load(&to, &s), 0, "%s", to.err.text);
+	s = platform_world_save(&from);
+	cr_assert_eq(platform_world_load(&to, &s), 0, "%s", to.err.text);
 	cr_assert_eq(rings(&to_line), 0, "not before the interrupt chip has its state");
 	to.dev->ops->resume(to.dev);
 	cr_assert_eq(rings(&to_line), 1);
@@ -205,7 +205,7 @@ Test(ged, unknown_events_in_a_saved_state_are_refused)
 
 	start(&w, &line, &place);
 	cr_assert_eq(state_save(&s, ged_type.state, &bad), 0);
-	cr_assert_eq(platform_load(&w, &s), -EINVAL);
+	cr_assert_eq(platform_world_load(&w, &s), -EINVAL);
 	cr_assert_not_null(strstr(w.err.text, "0x80000001"), "%s", w.err.text);
 	cr_assert_eq(events(&w), 0);
 	state_writer_free(&s);

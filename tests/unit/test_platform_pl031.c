@@ -121,8 +121,8 @@ Test(pl031, the_state_comes_back_and_a_bad_one_is_refused)
 	out(&from, LR, 5000);
 	out(&from, MR, 6000);
 	out(&from, IMSC, 1);
-	s = platform_save(&from);
-	cr_assert_eq(platform_load(&to, &s), 0, "%s", to.err.text);
+	s = platform_world_save(&from);
+	cr_assert_eq(platform_world_load(&to, &s), 0, "%s", to.err.text);
 	about(in(&to, DR), 5000);
 	cr_assert_eq(in(&to, MR), 6000);
 	cr_assert_eq(in(&to, LR), 5000);
@@ -131,7 +131,7 @@ Test(pl031, the_state_comes_back_and_a_bad_one_is_refused)
 	s = (struct state_writer){ 0 };
 	cr_assert_eq(rtc_pl031_type.state->object_size, sizeof(bad));
 	cr_assert_eq(state_save(&s, rtc_pl031_type.state, &bad), 0);
-	cr_assert_eq(platform_load(&to, &s), -EINVAL);
+	cr_assert_eq(platform_world_load(&to, &s), -EINVAL);
 	cr_assert_eq(in(&to, MR), 6000, "nothing has changed");
 	state_writer_free(&s);
 	platform_finish(&from);

@@ -246,8 +246,8 @@ Test(pl061, a_pressed_button_survives_save_and_load_and_rings_at_resume)
 	cr_assert_eq(rings(&to), 0, "nothing to tell");
 	key_driver(&from);
 	press(&from);
-	s = platform_save(&from.w);
-	cr_assert_eq(platform_load(&to.w, &s), 0, "%s", to.w.err.text);
+	s = platform_world_save(&from.w);
+	cr_assert_eq(platform_world_load(&to.w, &s), 0, "%s", to.w.err.text);
 	cr_assert_eq(rings(&to), 0, "not before the interrupt chip has its state");
 	to.w.dev->ops->resume(to.w.dev);
 	cr_assert_eq(rings(&to), 1);
@@ -274,7 +274,7 @@ Test(pl061, states_that_cannot_be_are_refused)
 
 		cr_assert_eq(gpio_pl061_type.state->object_size, sizeof(bad[i]));
 		cr_assert_eq(state_save(&s, gpio_pl061_type.state, &bad[i]), 0);
-		cr_assert_eq(platform_load(&r.w, &s), -EINVAL, "row %zu", i);
+		cr_assert_eq(platform_world_load(&r.w, &s), -EINVAL, "row %zu", i);
 		cr_assert_eq(in(&r, AFSEL), 0x5a);
 		state_writer_free(&s);
 	}
@@ -284,9 +284,9 @@ Test(pl061, states_that_cannot_be_are_refused)
 	out(&r, IS, POWER);
 	r.line = -1;
 	{
-		struct state_writer s = platform_save(&r.w);
+		struct state_writer s = platform_world_save(&r.w);
 
-		cr_assert_eq(platform_load(&r.w, &s), 0, "%s", r.w.err.text);
+		cr_assert_eq(platform_world_load(&r.w, &s), 0, "%s", r.w.err.text);
 		state_writer_free(&s);
 	}
 	finish(&r);

@@ -421,8 +421,8 @@ Test(rtc, the_guest_s_time_survives_save_and_load)
 	SET_CLOCK(&from, 0, 0x19, 0x85, 0x10, 0x26, 0x81, 0x21, 0x00);
 	put(&from, 0x40, 0x42);
 	out8(&from, 0x70, 0x40);
-	s = platform_save(&from);
-	cr_assert_eq(platform_load(&to, &s), 0, "%s", to.err.text);
+	s = platform_world_save(&from);
+	cr_assert_eq(platform_world_load(&to, &s), 0, "%s", to.err.text);
 	cr_assert_eq(in8(&to, 0x71), 0x42, "the index as well");
 	EXPECT_CLOCK(&to, 0x19, 0x85, 0x10, 0x26, 0x81, 0x21);
 	state_writer_free(&s);
@@ -443,7 +443,7 @@ static void expect_refused(struct platform_world *w, const struct saved *bad, co
 
 	cr_assert_eq(rtc_cmos_type.state->object_size, sizeof(*bad));
 	cr_assert_eq(state_save(&s, rtc_cmos_type.state, bad), 0);
-	cr_assert_eq(platform_load(w, &s), -EINVAL);
+	cr_assert_eq(platform_world_load(w, &s), -EINVAL);
 	cr_assert_not_null(strstr(w->err.text, part), "%s", w->err.text);
 	state_writer_free(&s);
 }
