@@ -36,7 +36,7 @@ LDFLAGS += -pie -Wl,-z,relro,-z,now -Wl,--gc-sections -Wl,--as-needed -pthread
 # (firmware/decompress.c).
 LDLIBS  := -l:libjansson.a -l:liburing.a -l:libfdt.so.1 -l:libseccomp.a
 
-rooms   := vmm devices devices/virtio devices/pci devices/platform devices/host firmware arch/$(ARCH)
+rooms   := vmm devices devices/virtio devices/pci devices/platform devices/host firmware arch arch/$(ARCH)
 sources := $(wildcard $(addsuffix /*.c,$(rooms)))
 objects := $(sources:%.c=$(BUILD)/%.o)
 library := $(BUILD)/libmicrovm.a

@@ -1,45 +1,13 @@
 /*
- * From the machine's own structures to the description that firmware/ works on, and back to where
- * the vCPU starts.
+ * Kernel, initramfs and device tree into memory, and where the first vCPU starts. Main thread.
  */
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/random.h>
 
 #include "arch/aarch64/arm64.h"
+#include "arch/boot.h"
 #include "firmware/arm64.h"
-#include "vmm/image.h"
-
-static void describe(struct fw_machine *m, const struct arch_boot_config *c)
-{
-	const struct arch_layout *l = c->layout;
-
-	*m = (struct fw_machine){
-		.cpus = c->cpus->boot,
-		.cpus_max = c->cpus->max,
-		.cmdline = c->cmdline,
-	};
-	/* Without messages PCI devices are deaf: there is no bus then. */
-	if (arch_vm_has_msi(c->vm))
-		m->pci = (struct fw_pci){
-			.ecam_base = l->ecam.base,
-			.buses = 1,
-			.mmio32_base = l->pci_mmio32.base,
-			.mmio32_size = l->pci_mmio32.size,
-			.mmio64_base = l->pci_mmio64.base,
-			.mmio64_size = l->pci_mmio64.size,
-		};
-	for (unsigned i = 0; i < mem_region_count(c->mem) && m->nram < FW_RAM_MAX; i++) {
-		const struct mem_region *r = mem_region(c->mem, i);
-
-		if (r->kind == MEM_RAM)
-			m->ram[m->nram++] = (struct fw_ram){ r->gpa, r->size, r->host };
-	}
-	for (const struct device *d = c->devices; d; d = d->next)
-		for (size_t i = 0; i < DEVICE_NODES_MAX && d->nodes[i].kind && m->nnodes < FW_NODES_MAX; i++)
-			m->nodes[m->nnodes++] = (struct fw_node){ d->nodes[i].kind, d->nodes[i].pio,
-				d->nodes[i].base, d->nodes[i].len, d->nodes[i].gsi };
-}
 
 /*
  * Fresh for each boot: a guest has no entropy of its own so early. A host that has none either
@@ -74,26 +42,18 @@ static int load(struct arch_boot *boot, const struct fw_machine *m, const struct
 	struct error *err)
 {
 	uint64_t *mpidr = calloc(c->cpus->boot, sizeof(*mpidr));
-	struct image kernel = { 0 }, initramfs = { 0 };
+	struct arch_boot_files files = { .has_initramfs = false };
 	struct fdt_options fdt;
 	struct fw_entry64 entry;
-	int r = mpidr ? 0 : error_set(err, ENOMEM, "out of memory for the boot tables");
+	int r = mpidr ? arch_boot_read(&files, c, err) : error_set(err, ENOMEM, "out of memory for the boot tables");
 
-	if (r == 0)
-		r = image_read(&kernel, "kernel", c->kernel_path, c->kernel_fd, err);
-	if (r == 0 && c->initramfs_fd >= 0)
-		r = image_read(&initramfs, "initramfs", c->initramfs_path, c->initramfs_fd, err);
 	if (r == 0) {
-		const struct fw_image k = { c->kernel_path, kernel.data, kernel.len };
-		const struct fw_image i = { c->initramfs_path, initramfs.data, initramfs.len };
-
 		describe_cpu_side(&fdt, mpidr, c);
-		r = arm64_load(&entry, m, &k, initramfs.data ? &i : NULL, &fdt, err);
+		r = arm64_load(&entry, m, &files.kernel, files.has_initramfs ? &files.initramfs : NULL, &fdt, err);
 	}
 	if (r == 0)
 		*boot = (struct arch_boot){ .entry = entry.pc, .fdt = entry.x0 };
-	image_drop(&kernel);
-	image_drop(&initramfs);
+	arch_boot_drop(&files);
 	free(mpidr);
 	return r;
 }
@@ -105,7 +65,7 @@ int arch_boot_load(struct arch_boot **ret, const struct arch_boot_config *c, str
 	int r = boot && m ? 0 : error_set(err, ENOMEM, "out of memory for the boot tables");
 
 	if (r == 0) {
-		describe(m, c);
+		arch_boot_describe(m, c);
 		r = load(boot, m, c, err);
 	}
 	free(m);
