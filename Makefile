@@ -79,8 +79,8 @@ clean:
 # --- tests -------------------------------------------------------------------------------------------------------------
 
 # One Criterion program per tests/unit/test_*.c; `make unit T=test_queue` runs one.
-# Those of test_x86_*.c, test_vm.c (its guests) and test_arm64_kvm.c are of one CPU's code.
-T ?= $(filter-out $(if $(filter x86_64,$(ARCH)),test_arm64_kvm,test_x86_% test_vm),$(patsubst tests/unit/%.c,%,$(sort $(wildcard tests/unit/test_*.c))))
+# Those of test_x86_*.c, test_vm.c (its guests), test_arm64_gic.c and test_arm64_kvm.c are of one CPU's code.
+T ?= $(filter-out $(if $(filter x86_64,$(ARCH)),test_arm64_gic test_arm64_kvm,test_x86_% test_vm),$(patsubst tests/unit/%.c,%,$(sort $(wildcard tests/unit/test_*.c))))
 # Of another CPU there is no libcriterion-dev beside the host's own; images/deps-arm64.sh unpacks what is needed.
 foreign   := $(or $(MICROVM_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/microvm)/arm64/usr/lib/$(ARCH)-linux-gnu
 CRITERION := $(if $(CROSS),-L$(foreign) -Wl$(,)-rpath-link$(,)$(foreign) -l:libcriterion.so.3,-lcriterion)

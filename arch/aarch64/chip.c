@@ -102,6 +102,9 @@ int arch_vm_init(struct kvm *kvm, const struct arch_cpu_config *cpus, struct err
 		if (r == 0)
 			log_info("this host has a GICv2: PCI devices are not to be had, give transport=mmio");
 	}
+	if (r == -ENODEV && vm->gic_fd >= 0)
+		return error_set(err, ENODEV,
+			"KVM on this host has a GICv3 without an ITS, so no messages for devices; use a newer host kernel");
 	if (r == -ENODEV)
 		return error_set(err, ENODEV,
 			"KVM on this host has no interrupt controller (GIC) for a guest; use another host");
