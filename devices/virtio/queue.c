@@ -157,7 +157,7 @@ void queue_close(struct queue *q, struct queue_setup *ret)
 	if (!q)
 		return;
 	assert(!q->in_flight);
-	queue_flush(q);
+	queue_call(q);
 	if (ret) {
 		ret->next_avail = q->next_avail;
 		ret->next_used = q->next_used;
@@ -394,13 +394,26 @@ void queue_push(struct queue *q, struct chain *c)
 	}
 }
 
-int queue_flush(struct queue *q)
+static void publish(struct queue *q)
+{
+	if (q->packed)
+		packed_publish(q);
+	else
+		split_publish(q);
+}
+
+int queue_call(struct queue *q)
 {
 	static const uint64_t one = 1;
+	bool wants;
 
-	if (!q->pending || !rings_ready(q))
+	if (!(q->unrung || q->pending) || !rings_ready(q))
 		return 0;
-	if (!(q->packed ? packed_publish(q) : split_publish(q)) || q->setup.call_fd < 0) {
+	if (q->pending)
+		publish(q);
+	wants = q->packed ? packed_wants_call(q) : split_wants_call(q);
+	q->unrung = 0;
+	if (!wants || q->setup.call_fd < 0) {
 		queue_count(q->stats.calls_suppressed, 1);
 		return 0;
 	}
@@ -412,6 +425,21 @@ int queue_flush(struct queue *q)
 		return 0;
 	queue_count(q->stats.calls, 1);
 	return 1;
+}
+
+int queue_flush(struct queue *q)
+{
+	if (!q->pending || !rings_ready(q))
+		return 0;
+	publish(q);
+	return q->hold_calls && q->unrung <= q->size / 2 ? 0 : queue_call(q);
+}
+
+void queue_hold_calls(struct queue *q, bool on)
+{
+	q->hold_calls = on;
+	if (!on)
+		queue_call(q);
 }
 
 void queue_dirty_ring(struct queue *q, const void *ring, size_t each, unsigned first, unsigned count)

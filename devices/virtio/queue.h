@@ -89,6 +89,14 @@ void queue_unpop(struct queue *q, struct chain *chain);
 void queue_push(struct queue *q, struct chain *chain);
 /* Publish what was pushed; ring the call fd if the driver asked. Returns 1 when it rang. */
 int queue_flush(struct queue *q);
+/*
+ * For a device that gathers interrupts (§5.1.6.5.10): while `on`, queue_flush() only publishes, and
+ * the driver is rung by queue_call(), if it still wants to be; at the latest when half a ring of
+ * entries was not rung for, or the queue is closed. Off when opened.
+ */
+void queue_hold_calls(struct queue *q, bool on);
+/* Ring for what was published and not rung for yet. Returns 1 when it rang. */
+int queue_call(struct queue *q);
 
 /*
  * While draining, tell the driver not to kick; enable_kick returns true when chains arrived

@@ -169,10 +169,20 @@ void packed_put(struct queue *q, const struct chain *c, uint32_t len)
  * §2.8.10: the driver names a descriptor by offset and wrap counter. On one 16-bit line with
  * next_used, a descriptor of the other round lies a ring's length behind.
  */
-static bool wants_call(const struct queue *q, uint16_t old)
+bool packed_wants_call(const struct queue *q)
 {
-	union pvring_event e = { .word = ring_load(&q->p.driver->word) };
-	uint16_t event = e.off_wrap & (uint16_t)~PVRING_WRAP;
+	/* Of a ring's length and more each descriptor was among them. Below 0 past the end. */
+	uint16_t old = q->next_used - MIN(q->unrung, q->size), event;
+	union pvring_event e;
+
+	/*
+	 * Used flags stored before the driver's event loaded: the driver stores its event, fences,
+	 * and loads the flags of its next used descriptor. So either it sees our descriptors, or we
+	 * see that it wants to be called.
+	 */
+	ring_fence();
+	e.word = ring_load(&q->p.driver->word);
+	event = e.off_wrap & (uint16_t)~PVRING_WRAP;
 
 	switch (e.flags & 3) {
 	case PVRING_EVENT_DISABLE:
@@ -188,10 +198,8 @@ static bool wants_call(const struct queue *q, uint16_t old)
 	}
 }
 
-bool packed_publish(struct queue *q)
+void packed_publish(struct queue *q)
 {
-	uint16_t old = q->next_used - q->pending; /* below 0 when the batch passed the end */
-
 	/*
 	 * Release: ids, lengths, later flags of the batch and the buffers' bytes before these
 	 * flags; the driver acquires them.
@@ -199,14 +207,8 @@ bool packed_publish(struct queue *q)
 	ring_store_release(&q->p.desc[q->first].flags, q->first_flags);
 	queue_dirty_ring(q, q->p.desc, sizeof(*q->p.desc), q->first, q->pending);
 	q->taken -= q->pending;
+	q->unrung += q->pending;
 	q->pending = 0;
-	/*
-	 * Used flags stored before the driver's event loaded: the driver stores its event, fences,
-	 * and loads the flags of its next used descriptor. So either it sees our descriptors, or we
-	 * see that it wants to be called.
-	 */
-	ring_fence();
-	return wants_call(q, old);
 }
 
 bool packed_has_avail(const struct queue *q)

@@ -145,6 +145,8 @@ struct queue {
 	uint16_t next_used;      /* as above; counts what is pushed, published or not */
 	uint16_t avail_seen;     /* split: the avail idx last loaded and found good */
 	uint16_t pending;        /* pushed, not yet published: used elements (split), ring descriptors (packed) */
+	uint16_t unrung;         /* published, the driver's wish for a call not looked at yet; as pending */
+	bool hold_calls;         /* leave those to queue_call() */
 	uint16_t taken;          /* packed: ring descriptors popped and not yet published as used */
 	uint16_t first, first_flags; /* packed: the used descriptor that publishes the batch */
 	uint16_t order_head, order_len;
@@ -176,13 +178,15 @@ const char *queue_fetch_table(struct queue *q, uint64_t addr, uint32_t len, unsi
 void queue_dirty_ring(struct queue *q, const void *ring, size_t each, unsigned first, unsigned count);
 
 /*
- * Each format: map, pop, put a used entry, publish (true: the driver wants a call), kicks, unpop.
+ * Each format: map, pop, put a used entry, publish, whether the driver wants a call for one of the
+ * `unrung` entries, kicks, unpop.
  */
 bool split_map(struct queue *q);
 int split_pop(struct queue *q, struct chain **ret);
 void split_unpop(struct queue *q);
 void split_put(struct queue *q, const struct chain *c, uint32_t len);
-bool split_publish(struct queue *q);
+void split_publish(struct queue *q);
+bool split_wants_call(const struct queue *q);
 bool split_has_avail(const struct queue *q);
 void split_disable_kick(struct queue *q);
 void split_enable_kick(struct queue *q);
@@ -191,7 +195,8 @@ bool packed_map(struct queue *q);
 int packed_pop(struct queue *q, struct chain **ret);
 void packed_unpop(struct queue *q, const struct chain *c);
 void packed_put(struct queue *q, const struct chain *c, uint32_t len);
-bool packed_publish(struct queue *q);
+void packed_publish(struct queue *q);
+bool packed_wants_call(const struct queue *q);
 bool packed_has_avail(const struct queue *q);
 void packed_disable_kick(struct queue *q);
 void packed_enable_kick(struct queue *q);

@@ -141,7 +141,7 @@ void split_put(struct queue *q, const struct chain *c, uint32_t len)
 	q->pending++;
 }
 
-bool split_publish(struct queue *q)
+void split_publish(struct queue *q)
 {
 	uint16_t new = q->next_used, old = new - q->pending;
 
@@ -152,7 +152,14 @@ bool split_publish(struct queue *q)
 	ring_store_release(&q->s.used->idx, new);
 	queue_dirty_ring(q, q->s.used->ring, sizeof(struct vring_used_elem), old & q->mask, q->pending);
 	mem_dirty_host(q->mem, q->s.used, sizeof(*q->s.used));
+	q->unrung += q->pending;
 	q->pending = 0;
+}
+
+bool split_wants_call(const struct queue *q)
+{
+	uint16_t new = q->next_used - q->pending, old = new - q->unrung;
+
 	/*
 	 * Used idx stored before used_event (or flags) loaded: the driver stores that word, fences,
 	 * and loads used idx. So either it sees our entries, or we see that it wants to be called.
