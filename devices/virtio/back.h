@@ -28,6 +28,8 @@ struct back_ops {
 	int (*save)(struct back *b, struct state_writer *w);
 	int (*load)(struct back *b, struct state_reader *r, struct error *err);
 	void (*destroy)(struct back *b);
+	/* All queues are stopped, and the driver begins anew. May be NULL. */
+	void (*reset)(struct back *b);
 };
 
 /* Embedded first. */

@@ -220,6 +220,21 @@ static void config_written(struct back *b, unsigned offset, unsigned len)
 		worker_call(bw->served[0].worker, config_on_worker, &c);
 }
 
+static void reset_on_worker(void *ctx)
+{
+	struct virtio_device *dev = ctx;
+
+	dev->type->reset(dev);
+}
+
+static void reset(struct back *b)
+{
+	struct back_worker *bw = (struct back_worker *)b;
+
+	if (b->dev->type->reset && bw->n)
+		worker_call(bw->served[0].worker, reset_on_worker, b->dev);
+}
+
 struct state_call {
 	struct virtio_device *dev;
 	struct state_writer *w;
@@ -279,6 +294,7 @@ static const struct back_ops back_worker_ops = {
 	.queue_start = queue_start,
 	.queue_stop = queue_stop,
 	.config_written = config_written,
+	.reset = reset,
 	.save = save,
 	.load = load,
 	.destroy = destroy,
@@ -313,12 +329,20 @@ static int find_worker(struct worker **ret, const struct virtio_device *dev,
 	return r;
 }
 
+static unsigned worker_of(const struct virtio_device *dev, unsigned queue)
+{
+	const struct virtio_type *t = dev->type;
+
+	if (t->worker_of)
+		return t->worker_of(dev, queue);
+	return t->queues_per_worker ? queue / t->queues_per_worker : 0;
+}
+
 int back_worker_create(struct back **ret, struct virtio_device *dev, const struct device_env *env,
 	struct error *err)
 {
-	unsigned per =
-		dev->type->queues_per_worker ? dev->type->queues_per_worker : VIRTIO_QUEUES_MAX;
 	struct back_worker *bw = calloc(1, sizeof(*bw) + dev->nqueues * sizeof(bw->served[0]));
+	struct worker *workers[VIRTIO_QUEUES_MAX] = { NULL };
 
 	if (!bw)
 		return error_set(err, ENOMEM, "%s: out of memory for its queues", dev->id);
@@ -329,12 +353,11 @@ int back_worker_create(struct back **ret, struct virtio_device *dev, const struc
 		int r = 0;
 
 		s->bw = bw;
-		if (i % per)
-			s->worker = bw->served[i - 1].worker;
-		else
-			r = find_worker(&s->worker, dev, env, i / per, err);
+		if (!workers[worker_of(dev, i)])
+			r = find_worker(&workers[worker_of(dev, i)], dev, env, worker_of(dev, i),
+				err);
+		s->worker = r < 0 ? NULL : workers[worker_of(dev, i)];
 		if (r < 0) {
-			s->worker = NULL;
 			destroy(&bw->back);
 			return error_prefix(err, r, "%s", dev->id);
 		}

@@ -141,6 +141,8 @@ static void clear_queue(struct front *f, struct front_queue *q)
 static void reset_locked(struct front *f)
 {
 	stop_all(f);
+	if (f->back->ops->reset)
+		f->back->ops->reset(f->back);
 	for (unsigned i = 0; i < f->dev->nqueues; i++)
 		clear_queue(f, &f->q[i]);
 	f->driver_features = 0;

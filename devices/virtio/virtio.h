@@ -103,6 +103,11 @@ struct virtio_type {
 	uint64_t features;                  /* beyond the transport's own (VERSION_1, rings, EVENT_IDX, INDIRECT) */
 	uint16_t nqueues;                   /* at most; create() may lower dev->nqueues */
 	uint16_t queues_per_worker;         /* 1: a worker per queue, 2: per pair; 0: one for all */
+	/*
+	 * The worker of queue i, counted from 0 and each first named by a lower queue than the
+	 * next; NULL: i / queues_per_worker. At set-up, pure.
+	 */
+	unsigned (*worker_of)(const struct virtio_device *dev, unsigned queue);
 	bool busy;                          /* wants workers of its own */
 	const char *thread_suffix;          /* "q", "qp": threads are "<id>_q0", ... */
 	size_t size;                        /* of the device's struct, which begins with struct virtio_device */
@@ -139,6 +144,12 @@ struct virtio_type {
 	void (*config_written)(struct virtio_device *dev, unsigned offset, unsigned len);
 	/* Which config bytes the guest may write; NULL: none. Any thread, pure. */
 	bool (*config_writable)(const struct virtio_device *dev, unsigned offset, unsigned len);
+	/*
+	 * The driver reset the device, or the machine does: what the driver set by other ways than
+	 * features and config space is as at the start. No queue runs. Queue 0's worker. May be
+	 * NULL.
+	 */
+	void (*reset)(struct virtio_device *dev);
 	/* Main; host fds are closed here. Half-built devices too. May be NULL. */
 	void (*destroy)(struct virtio_device *dev);
 };
