@@ -138,10 +138,10 @@ struct device_type {
 	const struct syscall_row *syscalls; /* of its worker; NULL: none beyond the loop's */
 	const struct state_desc *state;     /* for the tests that walk the table; NULL: stateless */
 	/*
-	 * The fd that these options hand over by number (fd=), or -1; NULL: never. Such fds survive
-	 * sandbox_early().
+	 * The i-th fd that these options hand over by number (fd=), or -1 behind the last; NULL:
+	 * never. Such fds survive sandbox_early().
 	 */
-	int (*handed_fd)(const void *options);
+	int (*handed_fd)(const void *options, unsigned i);
 	/* *ret is NULL after 0 when the options turn the device off. */
 	int (*create)(struct device **ret, const struct device_env *env, const void *options,
 		struct error *err);

@@ -76,6 +76,14 @@ static int open_log(const char *path, struct error *err)
 	return 0;
 }
 
+/* Keeps `fds`, n of them, ascending. */
+static void insert_fd(int *fds, size_t n, int fd)
+{
+	for (; n > 0 && fds[n - 1] > fd; n--)
+		fds[n] = fds[n - 1];
+	fds[n] = fd;
+}
+
 /* fds that the caller handed over by number, ascending: --net fd=. */
 static size_t handed_fds(const struct options *o, int *ret, size_t max)
 {
@@ -84,16 +92,12 @@ static size_t handed_fds(const struct options *o, int *ret, size_t max)
 	for (const struct device_type *const *t = device_types; *t; t++) {
 		if (!(*t)->options || !(*t)->handed_fd)
 			continue;
-		for (unsigned i = 0; i < options_count(o, (*t)->options->flag) && n < max; i++) {
-			int fd = (*t)->handed_fd(options_get(o, (*t)->options->flag, i));
-			size_t at = n;
+		for (unsigned i = 0; i < options_count(o, (*t)->options->flag); i++) {
+			const void *options = options_get(o, (*t)->options->flag, i);
+			int fd;
 
-			if (fd < 0)
-				continue;
-			for (; at > 0 && ret[at - 1] > fd; at--)
-				ret[at] = ret[at - 1];
-			ret[at] = fd;
-			n++;
+			for (unsigned k = 0; n < max && (fd = (*t)->handed_fd(options, k)) >= 0; k++)
+				insert_fd(ret, n++, fd);
 		}
 	}
 	return n;

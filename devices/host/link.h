@@ -24,6 +24,8 @@ enum {
 	LINK_OFFLOAD_TSO4 = 2,
 	LINK_OFFLOAD_TSO6 = 4,
 	LINK_OFFLOAD_TSO_ECN = 8,
+	/* frames that are larger than the MTU */
+	LINK_OFFLOAD_SEGMENTS = LINK_OFFLOAD_TSO4 | LINK_OFFLOAD_TSO6,
 };
 
 enum {
@@ -68,6 +70,12 @@ struct link_ops {
 	 * `offloads`).
 	 */
 	int (*set_offload)(struct link *l, unsigned offloads);
+	/*
+	 * One of several links to the same interface: whether frames are steered to it; they are
+	 * when it is made. While they are not, nothing is received and what is sent is dropped.
+	 * Owner, or main before the first attach. NULL: the only one there is.
+	 */
+	int (*enable)(struct link *l, bool on);
 	/* Main; detached. Takes NULL. */
 	void (*close)(struct link *l);
 };
@@ -91,13 +99,17 @@ struct link_tap_config {
  */
 int link_tap_open(struct link **ret, unsigned n, const struct link_tap_config *config,
 	struct error *err) NEEDS_CHECK;
-/* A fd that is a tap already, handed over. Takes the fd, also when it fails. */
-int link_tap_adopt(struct link **ret, int fd, struct error *err) NEEDS_CHECK;
+/*
+ * Fds that are queues of one tap already, handed over: link i of n. Takes them all, also when it
+ * fails.
+ */
+int link_tap_adopt(struct link **ret, const int *fds, unsigned n, struct error *err) NEEDS_CHECK;
 /* Rows of the owner's table. */
 #define LINK_TAP_SYSCALL_ROWS                                                                      \
 	{ SYSCALL(readv, "a frame from the tap into the guest's buffers") },                       \
 	{ SYSCALL(writev, "a frame from the guest's buffers to the tap") },                        \
-	{ SYSCALL(ioctl, "tell the tap what the driver takes", SYSCALL_ARG_EQ(1, TUNSETOFFLOAD)) }
+	{ SYSCALL(ioctl, "tell the tap what the driver takes", SYSCALL_ARG_EQ(1, TUNSETOFFLOAD)) }, \
+	{ SYSCALL(ioctl, "steer frames to the queue pairs in use", SYSCALL_ARG_EQ(1, TUNSETQUEUE)) }
 
 struct link_passt_config {
 	const char *program;   /* "passt"; found by PATH */

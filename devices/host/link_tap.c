@@ -31,6 +31,7 @@ struct tap {
 	struct loop_source *source;  /* owner */
 	struct link_events events;   /* owner */
 	bool listening, blocked;     /* owner */
+	bool disabled;               /* owner; this queue of the interface is detached from it */
 	uint8_t spill;               /* owner; a frame that reaches here was too long */
 };
 
@@ -41,9 +42,13 @@ static struct tap *tap_of(struct link *l)
 
 /* --- owner --- */
 
+/* A detached queue looks to the kernel as if its interface were gone: it must not be watched. */
 static void rewatch(struct tap *t)
 {
-	loop_modify(t->source, (t->listening ? LOOP_READ : 0u) | (t->blocked ? LOOP_WRITE : 0u));
+	unsigned events = (t->listening ? LOOP_READ : 0u) | (t->blocked ? LOOP_WRITE : 0u);
+
+	if (t->source)
+		loop_modify(t->source, t->disabled ? 0 : events);
 }
 
 /* The interface is gone for good: its fd would be ready for ever. */
@@ -64,7 +69,7 @@ static int tap_send(struct link *l, struct iovec *iov, int n, size_t total)
 	int skip = t->has_header ? 0 : 1;
 
 	(void)total;
-	if (!l->up)
+	if (!l->up || t->disabled)
 		return -ENETDOWN;
 	if (writev(t->fd, iov + skip, n - skip) >= 0)
 		return 0;
@@ -113,7 +118,7 @@ static ssize_t tap_recv(struct link *l, struct iovec *iov, int n)
 	size_t room = 0, header = 0;
 	ssize_t r;
 
-	if (!l->up)
+	if (!l->up || t->disabled)
 		return -ENETDOWN;
 	for (int i = 0; i < n; i++)
 		room += iov[i].iov_len;
@@ -170,8 +175,31 @@ static void tap_listen(struct link *l, bool on)
 	if (t->listening == on)
 		return;
 	t->listening = on;
-	if (t->source)
+	rewatch(t);
+}
+
+static int tap_enable(struct link *l, bool on)
+{
+	struct ifreq ifr = { .ifr_flags = on ? IFF_ATTACH_QUEUE : IFF_DETACH_QUEUE };
+	struct tap *t = tap_of(l);
+
+	if (t->disabled == !on)
+		return 0;
+	/* Off the loop before it is detached, back on it after. */
+	if (!on) {
+		t->disabled = true;
 		rewatch(t);
+	}
+	if (ioctl(t->fd, TUNSETQUEUE, &ifr)) {
+		int r = -errno;
+
+		t->disabled = on;
+		rewatch(t);
+		return r;
+	}
+	t->disabled = !on;
+	rewatch(t);
+	return 0;
 }
 
 static void tap_detach(struct link *l)
@@ -219,6 +247,7 @@ static const struct link_ops tap_ops = {
 	.listen = tap_listen,
 	.detach = tap_detach,
 	.set_offload = tap_set_offload,
+	.enable = tap_enable,
 	.close = tap_close,
 };
 
@@ -251,8 +280,14 @@ static int tap_make(struct link **ret, int fd, bool has_header, struct error *er
 	return 0;
 }
 
-static int attach_failed(int code, const char *name, struct error *err)
+static int attach_failed(int code, const char *name, bool multi, struct error *err)
 {
+	if (code == EINVAL && multi)
+		return error_set(err, code,
+			"exists and is no tap with several queues; make it with: ip tuntap add %s "
+			"mode tap multi_queue vnet_hdr; or leave num_queues out",
+			name);
+
 	switch (code) {
 	case EPERM:
 		return error_set(err, code,
@@ -292,7 +327,7 @@ static int open_queue(struct ifreq *ifr, bool multi, struct error *err)
 			return fd;
 	}
 	close(fd);
-	return attach_failed(code, ifr->ifr_name, err);
+	return attach_failed(code, ifr->ifr_name, multi, err);
 }
 
 static int set_address(int sock, struct ifreq *ifr, unsigned long request, const char *text,
@@ -390,7 +425,7 @@ int link_tap_open(struct link **ret, unsigned n, const struct link_tap_config *c
 	return r;
 }
 
-int link_tap_adopt(struct link **ret, int fd, struct error *err)
+static int adopt_one(struct link **ret, int fd, char name[IFNAMSIZ], struct error *err)
 {
 	struct ifreq ifr = { 0 };
 	int flags = fcntl(fd, F_GETFL);
@@ -408,7 +443,37 @@ int link_tap_adopt(struct link **ret, int fd, struct error *err)
 		return error_set(err, EINVAL,
 			"is a tap with packet information; open it with IFF_NO_PI");
 	}
+	if (name[0] && strncmp(name, ifr.ifr_name, IFNAMSIZ)) {
+		close(fd);
+		return error_set(err, EINVAL,
+			"belongs to tap %s, the one before it to %s; all have to be queues of one",
+			ifr.ifr_name, name);
+	}
+	memcpy(name, ifr.ifr_name, IFNAMSIZ);
 	fcntl(fd, F_SETFL, flags | O_NONBLOCK);
 	fcntl(fd, F_SETFD, FD_CLOEXEC);
 	return tap_make(ret, fd, ifr.ifr_flags & IFF_VNET_HDR, err);
+}
+
+int link_tap_adopt(struct link **ret, const int *fds, unsigned n, struct error *err)
+{
+	char name[IFNAMSIZ] = "";
+	unsigned made = 0;
+	int r = 0;
+
+	for (; made < n; made++) {
+		r = adopt_one(&ret[made], fds[made], name, err);
+		if (r)
+			break;
+	}
+	if (!r)
+		return 0;
+	/* fds[made] is closed, or was none. */
+	for (unsigned i = made + 1; i < n; i++)
+		close(fds[i]);
+	while (made) {
+		tap_close(ret[--made]);
+		ret[made] = NULL;
+	}
+	return r;
 }

@@ -20,20 +20,6 @@
 #include <errno.h>
 
 #include "devices/virtio/chain.h"
-#include "vmm/log.h"
-
-/* --- fifo --- */
-
-static struct net_slot *fifo_at(struct net_fifo *f, unsigned i)
-{
-	return &f->slot[(f->head + i) & (f->size - 1)];
-}
-
-static void fifo_drop_head(struct net_fifo *f)
-{
-	f->head = (f->head + 1) & (f->size - 1);
-	f->count--;
-}
 
 /* Pop all there is: 1 when the bound of one call was reached, 0, -EPROTO. */
 static int fifo_fill(struct net_fifo *f, struct queue *q)
@@ -45,26 +31,27 @@ static int fifo_fill(struct net_fifo *f, struct queue *q)
 		r = queue_pop(q, &chain);
 		if (r <= 0)
 			break;
-		*fifo_at(f, f->count++) = (struct net_slot){ .chain = chain };
+		*net_fifo_at(f, f->count++) = (struct net_slot){ .chain = chain };
 	}
 	return r;
 }
 
-void net_return(struct net_pair *p, struct queue *q)
+void net_return(struct net_lane *lane)
 {
-	bool rx = q == p->rx;
-	struct net_fifo *f = rx ? &p->rx_fifo : &p->tx_fifo;
+	struct net_pair *p = lane->pair;
+	struct net_fifo *f = &lane->fifo;
+	struct queue *q = lane->queue;
 
 	/*
 	 * A broken ring is at its end: nobody comes back for these, and a chain that broke it may
 	 * lie behind them.
 	 */
-	for (; f->count && queue_broken(q); fifo_drop_head(f))
-		queue_push(q, fifo_at(f, 0)->chain);
+	for (; f->count && queue_broken(q); net_fifo_drop_head(f))
+		queue_push(q, net_fifo_at(f, 0)->chain);
 	while (f->count)
-		queue_unpop(q, fifo_at(f, --f->count)->chain);
+		queue_unpop(q, net_fifo_at(f, --f->count)->chain);
 	f->head = 0;
-	if (rx) {
+	if (lane == &p->rx) {
 		p->posted = p->rx_iovs = 0;
 		p->posted_bytes = 0;
 	} else {
@@ -74,12 +61,12 @@ void net_return(struct net_pair *p, struct queue *q)
 
 /* --- transmit --- */
 
-static void tx_drop_head(struct net_pair *p, uint64_t *counter)
+static void tx_drop_head(struct net_pair *p)
 {
-	queue_push(p->tx, fifo_at(&p->tx_fifo, 0)->chain);
-	fifo_drop_head(&p->tx_fifo);
+	queue_push(p->tx.queue, net_fifo_at(&p->tx.fifo, 0)->chain);
+	net_fifo_drop_head(&p->tx.fifo);
 	p->tx_ready = false;
-	++*counter;
+	p->tx.unrung++;
 }
 
 /* §5.1.6.2.1: may this driver ask for this? The rest the kernel checks, and refuses the frame. */
@@ -109,7 +96,7 @@ static bool header_is_fair(const struct net_pair *p, const struct net_header *h,
 /* The first frame of the fifo into tx_header and tx_iov. */
 static bool tx_prepare(struct net_pair *p)
 {
-	struct chain *chain = fifo_at(&p->tx_fifo, 0)->chain;
+	struct chain *chain = net_fifo_at(&p->tx.fifo, 0)->chain;
 	struct net_header *h = &p->tx_header;
 	size_t frame;
 	int n;
@@ -130,22 +117,34 @@ static bool tx_prepare(struct net_pair *p)
 	return true;
 }
 
+static void tx_sent(struct net_pair *p)
+{
+	net_count(p->tx.stats.frames, 1);
+	net_count(p->tx.stats.bytes, p->tx_total - sizeof(p->tx_header));
+}
+
 void net_tx_run(struct net_pair *p)
 {
 	int r;
 
 	p->tx_running = true;
-	while (p->tx_fifo.count && !p->tx_blocked) {
+	while (p->tx.fifo.count && !p->tx_blocked) {
 		if (!p->tx_ready && !tx_prepare(p)) {
-			tx_drop_head(p, &p->stats.tx_dropped);
+			net_count(p->tx.stats.dropped[NET_DROP_MALFORMED], 1);
+			tx_drop_head(p);
 			continue;
 		}
 		p->tx_iov[0] = (struct iovec){ &p->tx_header, sizeof(p->tx_header) };
 		r = p->link->ops->send(p->link, p->tx_iov, (int)p->tx_iovs, p->tx_total);
-		if (r == -EAGAIN)
+		if (r == -EAGAIN) {
 			p->tx_blocked = true;
+			break;
+		}
+		if (r)
+			net_count(p->tx.stats.dropped[NET_DROP_LINK], 1);
 		else
-			tx_drop_head(p, r ? &p->stats.tx_dropped : &p->stats.tx_frames);
+			tx_sent(p);
+		tx_drop_head(p);
 	}
 	p->tx_running = false;
 }
@@ -157,9 +156,9 @@ static void rx_post(struct net_pair *p)
 {
 	bool merge = virtio_has(&p->net->dev, NET_F_MRG_RXBUF);
 
-	while (p->posted < p->rx_fifo.count && p->posted_bytes < p->rx_want && (merge ||
+	while (p->posted < p->rx.fifo.count && p->posted_bytes < p->rx_want && (merge ||
 		!p->posted)) {
-		struct net_slot *s = fifo_at(&p->rx_fifo, p->posted);
+		struct net_slot *s = net_fifo_at(&p->rx.fifo, p->posted);
 		size_t len = chain_out_left(s->chain);
 		int n = chain_iov_out(s->chain, len, p->rx_iov + p->rx_iovs,
 			(int)(LINK_IOV_MAX - p->rx_iovs));
@@ -170,9 +169,9 @@ static void rx_post(struct net_pair *p)
 			/* Nothing can ever be received into this one. */
 			if (p->posted)
 				return;
-			queue_push(p->rx, s->chain);
-			fifo_drop_head(&p->rx_fifo);
-			p->stats.rx_dropped++;
+			queue_push(p->rx.queue, s->chain);
+			net_fifo_drop_head(&p->rx.fifo);
+			net_count(p->rx.stats.dropped[NET_DROP_MALFORMED], 1);
 			continue;
 		}
 		s->iovs = (uint16_t)n;
@@ -206,44 +205,71 @@ static void rx_complete(struct net_pair *p, size_t len)
 {
 	unsigned used = 0, iovs = 0;
 
+	net_count(p->rx.stats.frames, 1);
+	net_count(p->rx.stats.bytes, len - LINK_HEADER_LEN);
+	p->rx.unrung++;
 	for (size_t left = len; left; used++)
-		left -= MIN(left, fifo_at(&p->rx_fifo, used)->bytes);
+		left -= MIN(left, net_fifo_at(&p->rx.fifo, used)->bytes);
 	put_num_buffers(p, (uint16_t)used);
 	for (unsigned i = 0; i < used; i++) {
-		struct net_slot *s = fifo_at(&p->rx_fifo, 0);
+		struct net_slot *s = net_fifo_at(&p->rx.fifo, 0);
 		size_t n = MIN(len, s->bytes);
 
 		chain_wrote(s->chain, n);
 		len -= n;
 		iovs += s->iovs;
 		p->posted_bytes -= s->bytes;
-		queue_push(p->rx, s->chain);
-		fifo_drop_head(&p->rx_fifo);
+		queue_push(p->rx.queue, s->chain);
+		net_fifo_drop_head(&p->rx.fifo);
 	}
 	p->posted -= used;
 	p->rx_iovs -= iovs;
 	memmove(p->rx_iov, p->rx_iov + iovs, p->rx_iovs * sizeof(p->rx_iov[0]));
-	p->stats.rx_frames++;
+}
+
+/* Is the frame of `len` bytes that lies in the buffers for this guest? */
+static bool rx_wanted(const struct net_pair *p, size_t len)
+{
+	size_t skip = LINK_HEADER_LEN, n = 0, want = MIN(len - LINK_HEADER_LEN, (size_t)NET_PEEK);
+	uint8_t head[NET_PEEK];
+
+	if (p->filter.mode[NET_RX_PROMISC])
+		return true;
+	for (unsigned i = 0; i < p->rx_iovs && n < want; i++) {
+		const struct iovec *iov = &p->rx_iov[i];
+		size_t at = MIN(skip, iov->iov_len), k = MIN(want - n, iov->iov_len - at);
+
+		memcpy(head + n, (const char *)iov->iov_base + at, k);
+		skip -= at;
+		n += k;
+	}
+	return net_filter_passes(&p->filter, head, n);
 }
 
 void net_rx_run(struct net_pair *p)
 {
 	ssize_t r;
 
+	if (!p->enabled) {
+		p->link->ops->listen(p->link, false);
+		return;
+	}
 	/*
 	 * Dropped frames count too: who only sends frames that do not fit must not keep the loop.
 	 */
-	for (unsigned n = p->rx_fifo.size; n; n--) {
+	for (unsigned n = p->rx.fifo.size; n; n--) {
 		rx_post(p);
 		if (!p->posted) {
 			p->link->ops->listen(p->link, false);
 			return;
 		}
 		r = p->link->ops->recv(p->link, p->rx_iov, (int)p->rx_iovs);
-		if (r >= LINK_HEADER_LEN)
+		if (r >= LINK_HEADER_LEN && rx_wanted(p, (size_t)r))
 			rx_complete(p, (size_t)r);
+		else if (r >= LINK_HEADER_LEN)
+			net_count(p->rx.stats.dropped[NET_DROP_FILTER], 1);
 		else if (r == -EMSGSIZE)
-			p->stats.rx_dropped++;
+			net_count(p->rx.stats.dropped[NET_DROP_SIZE], 1);
 		else
 			break;
 	}
@@ -256,10 +282,10 @@ void net_readable(void *ctx)
 {
 	struct net_pair *p = ctx;
 
-	if (!p->rx)
+	if (!p->rx.queue)
 		return;
 	net_rx_run(p);
-	queue_flush(p->rx);
+	net_lane_flush(&p->rx);
 }
 
 void net_writable(void *ctx)
@@ -268,21 +294,22 @@ void net_writable(void *ctx)
 
 	p->tx_blocked = false;
 	/* A link that goes down says so from inside send(): the loop further up goes on. */
-	if (!p->tx || p->tx_running)
+	if (!p->tx.queue || p->tx_running)
 		return;
 	net_tx_run(p);
-	queue_flush(p->tx);
+	net_lane_flush(&p->tx);
 }
 
-int net_handle(struct virtio_device *dev, struct queue *q)
+int net_handle_lane(struct net_lane *lane)
 {
-	struct net_pair *p = &container_of(dev, struct net, dev)->pair;
-	bool rx = q == p->rx;
-	int r = fifo_fill(rx ? &p->rx_fifo : &p->tx_fifo, q);
+	struct net_pair *p = lane->pair;
+	int r = fifo_fill(&lane->fifo, lane->queue);
 
-	if (rx)
+	if (lane == &p->rx)
 		net_rx_run(p);
 	else
 		net_tx_run(p);
+	/* Before the back does: interrupts that are gathered wait for more than its flush. */
+	net_lane_flush(lane);
 	return r;
 }

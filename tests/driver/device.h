@@ -8,7 +8,7 @@
 #include "tests/driver/harness.h"
 #include "vmm/options.h"
 
-enum { RIG_QUEUES = 4 };
+enum { RIG_QUEUES = 34 };
 
 struct rig {
 	struct options *options;

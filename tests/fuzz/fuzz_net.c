@@ -1,6 +1,6 @@
 /*
- * Any driver and any peer: the input plays both a virtio-net driver on its two queues and the other
- * end of a stream link. Every head comes back once (the rig aborts otherwise), and the loop gets
+ * Any driver and any peer: the input plays both a virtio-net driver on its queues, the control queue
+ * among them, and the other end of a stream link. Every head comes back once (the rig aborts otherwise), and the loop gets
  * its turn.
  */
 #include <fcntl.h>
@@ -14,7 +14,12 @@
 #include "tests/driver/device.h"
 #include "vmm/log.h"
 
-enum { QUEUE = 32, RX = 0, TX = 1 };
+enum { QUEUE = 32, RX = 0, TX = 1, CTRL = 2 };
+#define CTRL_FEATURES                                                                              \
+	(VIRTIO_BIT(NET_F_CTRL_VQ) | VIRTIO_BIT(NET_F_CTRL_RX) | VIRTIO_BIT(NET_F_CTRL_RX_EXTRA) | \
+		VIRTIO_BIT(NET_F_CTRL_VLAN) | VIRTIO_BIT(NET_F_CTRL_MAC_ADDR) |                    \
+		VIRTIO_BIT(NET_F_NOTF_COAL) | VIRTIO_BIT(NET_F_VQ_NOTF_COAL) |                     \
+		VIRTIO_BIT(NET_F_GUEST_ANNOUNCE) | VIRTIO_BIT(NET_F_CTRL_GUEST_OFFLOADS))
 
 static int wire[2];
 
@@ -22,11 +27,13 @@ static int create(struct virtio_device *dev, const struct device_env *env, const
 	struct error *err)
 {
 	struct net *net = container_of(dev, struct net, dev);
-	int r = link_stream_adopt(&net->pair.link, wire[0], NULL, "peer");
+	struct link *link = NULL;
+	const struct net_setup setup = { .links = &link, .npairs = 1 };
+	int r = link_stream_adopt(&link, wire[0], NULL, "peer");
 
 	(void)env;
 	(void)options;
-	return r ? r : net_init(net, 0, err);
+	return r ? r : net_init(net, &setup, err);
 }
 
 /* What the device sent goes nowhere; what the peer says comes from the input. */
@@ -47,7 +54,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 	struct virtio_type type = virtio_net_type;
 	uint64_t features;
 	struct rig *r;
-	size_t third;
+	size_t part;
 
 	log_level = LOG_ERROR;
 	if (len < 4 || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, wire))
@@ -59,14 +66,23 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 	features = rings[data[0] & 3] | (data[0] & 4 ? VIRTIO_BIT(NET_F_MRG_RXBUF) : 0);
 	if (data[0] & 8) /* as if the link could: headers are looked at */
 		features |= VIRTIO_BIT(NET_F_CSUM) | VIRTIO_BIT(NET_F_HOST_TSO4);
+	if (data[0] & 16)
+		features |= CTRL_FEATURES;
 	rig_start(r, RX, QUEUE, features);
 	rig_start(r, TX, QUEUE, features);
-	third = (len - 1) / 3;
+	if (features & VIRTIO_BIT(NET_F_CTRL_VQ))
+		rig_start(r, CTRL, QUEUE, features);
+	part = (len - 1) / 4;
 	data++;
-	rig_fuzz(r, RX, data, third);
-	peer(data + third, third);
+	if (r->h[CTRL])
+		rig_fuzz(r, CTRL, data + 3 * part, part);
+	rig_fuzz(r, RX, data, part);
+	peer(data + part, part);
 	rig_run(r, 0);
-	rig_fuzz(r, TX, data + 2 * third, third);
+	rig_fuzz(r, TX, data + 2 * part, part);
+	rig_run(r, 0);
+	if (r->h[CTRL])
+		rig_fuzz(r, CTRL, data + 3 * part, part);
 	rig_run(r, 0);
 	rig_free(r);
 	close(wire[1]);
