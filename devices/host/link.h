@@ -13,6 +13,7 @@
 #include <linux/ioctl.h>
 #include <sys/uio.h>
 
+#include "devices/host/link_watch.h"
 #include "vmm/error.h"
 #include "vmm/loop.h"
 #include "vmm/sandbox.h"
@@ -35,7 +36,7 @@ enum {
 	LINK_IOV_MAX = 256,              /* longest iov of a send or recv */
 };
 
-/* All called on the owner's loop; up and down are told once each. */
+/* All called on the owner's loop; `state` when `up` of the link changes. */
 struct link_events {
 	void (*readable)(void *ctx);     /* frames wait, and link_ops.listen(true) was said */
 	void (*writable)(void *ctx);     /* after -EAGAIN of send */
@@ -109,7 +110,9 @@ int link_tap_adopt(struct link **ret, const int *fds, unsigned n, struct error *
 	{ SYSCALL(readv, "a frame from the tap into the guest's buffers") },                       \
 	{ SYSCALL(writev, "a frame from the guest's buffers to the tap") },                        \
 	{ SYSCALL(ioctl, "tell the tap what the driver takes", SYSCALL_ARG_EQ(1, TUNSETOFFLOAD)) }, \
-	{ SYSCALL(ioctl, "steer frames to the queue pairs in use", SYSCALL_ARG_EQ(1, TUNSETQUEUE)) }
+	{ SYSCALL(ioctl, "steer frames to the queue pairs in use", SYSCALL_ARG_EQ(1, TUNSETQUEUE)) }, \
+	{ SYSCALL(ioctl, "is the tap still there", SYSCALL_ARG_EQ(1, TUNGETIFF)) },                \
+	LINK_WATCH_SYSCALL_ROWS
 
 struct link_passt_config {
 	const char *program;   /* "passt"; found by PATH */

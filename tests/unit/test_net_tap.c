@@ -131,6 +131,39 @@ Test(net_tap, frames_pass_in_both_directions_with_their_headers)
 	rig_free(f.rig);
 }
 
+/* Commands through the control queue of a device with two pairs. */
+static void set_pairs(struct fixture *f, uint16_t pairs)
+{
+	struct harness *h = f->rig->h[4];
+	struct vd_seg segs[2] = { { HARNESS_DATA, 4 }, { HARNESS_DATA + 64, 1 } };
+	uint8_t *p = harness_at(h, HARNESS_DATA);
+	uint32_t used;
+
+	p[0] = NET_CTRL_MQ;
+	p[1] = 0;
+	put_le16(p + 2, pairs);
+	p[64] = 0x55;
+	cr_assert(vd_add(&h->vd, segs, 1, 1, f));
+	kick(f, 4);
+	cr_assert_eq(used_of(h, &used), 1);
+	cr_assert_eq(p[64], NET_ACK_OK);
+}
+
+static uint16_t status_of(struct fixture *f)
+{
+	struct net_config c;
+
+	virtio_config_read(&f->rig->dev->config, 0, &c, sizeof(c));
+	return c.status;
+}
+
+static bool becomes(struct fixture *f, uint16_t status)
+{
+	for (int i = 0; i < 60000 && status_of(f) != status; i++)
+		rig_run(f->rig, 1);
+	return status_of(f) == status;
+}
+
 Test(net_tap, nt_10_a_tap_that_is_down_drops_and_recovers)
 {
 	struct fixture f;
@@ -141,18 +174,94 @@ Test(net_tap, nt_10_a_tap_that_is_down_drops_and_recovers)
 		cr_skip_test("no network namespace or no /dev/net/tun");
 	setup_tap(&f, "tap=mvtest0");
 	wire = wire_of("mvtest0");
-	set_up("mvtest0", false);
-	for (int i = 0; i < 10; i++) {
+	cr_assert_eq(status_of(&f), NET_S_LINK_UP);
+	for (unsigned round = 0; round < 3; round++) {
+		unsigned changes = f.rig->config_changes;
+
+		/* The first frames meet the tap before its owner has heard. */
+		set_up("mvtest0", false);
+		for (int i = 0; i < 10; i++) {
+			send_to_tap(&f, &plain, 1);
+			cr_assert_eq(used_of(f.tx, &used), 1, "the head comes back");
+		}
+		/* What was to be announced still is. */
+		cr_assert(becomes(&f, round ? NET_S_ANNOUNCE : 0), "the carrier goes with it");
+		cr_assert_eq(f.rig->config_changes, changes + 1);
 		send_to_tap(&f, &plain, 1);
-		rig_run(f.rig, 1);
-		cr_assert_eq(used_of(f.tx, &used), 1, "the head comes back");
+		cr_assert_eq(used_of(f.tx, &used), 1);
+		cr_assert_eq(f.net->pairs[0].tx.stats.dropped[NET_DROP_LINK], 11 * (round + 1));
+		set_up("mvtest0", true);
+		cr_assert(becomes(&f, NET_S_LINK_UP | NET_S_ANNOUNCE), "and comes back with it");
+		send_to_tap(&f, &plain, 0x43);
+		cr_assert_eq(used_of(f.tx, &used), 1);
+		cr_assert(saw_frame(wire, 0x43));
 	}
-	cr_assert_eq(dropped(&f.net->pairs[0].tx), 10);
-	cr_assert_eq(f.rig->nevents, 0);
-	set_up("mvtest0", true);
-	send_to_tap(&f, &plain, 0x43);
-	cr_assert(saw_frame(wire, 0x43));
+	cr_assert_eq(f.rig->nevents, 3);
 	close(wire);
+	rig_free(f.rig);
+}
+
+Test(net_tap, a_tap_that_was_down_at_the_start_comes_up_later)
+{
+	struct ifreq ifr = { .ifr_name = "mvtest0",
+		.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR };
+	struct fixture f;
+	char text[32];
+	int fd;
+
+	if (!own_network())
+		cr_skip_test("no network namespace or no /dev/net/tun");
+	fd = open("/dev/net/tun", O_RDWR);
+	cr_assert_eq(ioctl(fd, TUNSETIFF, &ifr), 0);
+	snprintf(text, sizeof(text), "fd=%d", fd);
+	setup_tap(&f, text);
+	cr_assert_eq(status_of(&f), 0);
+	set_up("mvtest0", true);
+	cr_assert(becomes(&f, NET_S_LINK_UP | NET_S_ANNOUNCE));
+	rig_free(f.rig);
+}
+
+Test(net_tap, a_tap_that_is_removed_is_a_link_that_is_down_and_nothing_spins)
+{
+	struct fixture f;
+	uint32_t used;
+
+	if (!own_network())
+		cr_skip_test("no network namespace or no /dev/net/tun");
+	setup_tap(&f, "tap=mvtest0,num_queues=4");
+	for (unsigned i = 2; i < 5; i++)
+		rig_start(f.rig, i, QUEUE, f.rig->dev->offered);
+	set_pairs(&f, 2);
+	offer(&f, BUF, 2000);
+	kick(&f, RX);
+	cr_assert_eq(system("ip link del mvtest0"), 0);
+	cr_assert(becomes(&f, 0));
+	send_to_tap(&f, &plain, 1);
+	cr_assert_eq(used_of(f.tx, &used), 1);
+	send_on(&f, 3, &plain, 1);
+	cr_assert_eq(used_of(f.rig->h[3], &used), 1);
+	rig_run(f.rig, 20);
+	cr_assert_eq(f.rig->nevents, 1);
+	/* An interface that takes its name is another one. */
+	cr_assert_eq(system("ip tuntap add mvtest0 mode tap && ip link set mvtest0 up"), 0);
+	rig_run(f.rig, 20);
+	cr_assert_eq(status_of(&f), 0);
+	rig_free(f.rig);
+}
+
+Test(net_tap, other_interfaces_wake_nobody)
+{
+	struct fixture f;
+
+	if (!own_network())
+		cr_skip_test("no network namespace or no /dev/net/tun");
+	setup_tap(&f, "tap=mvtest0");
+	cr_assert(becomes(&f, NET_S_LINK_UP));
+	rig_run(f.rig, 5);
+	cr_assert_eq(system("for i in 1 2 3; do ip link set lo up; ip link set lo down; done"), 0);
+	rig_run(f.rig, 5);
+	cr_assert_eq(f.rig->config_changes, 0);
+	cr_assert_eq(status_of(&f), NET_S_LINK_UP);
 	rig_free(f.rig);
 }
 
@@ -212,24 +321,6 @@ Test(net_tap, a_tap_that_was_handed_over_works)
 	close(wire);
 	rig_free(f.rig);
 	cr_assert_eq(fcntl(fd, F_GETFD), -1, "the fd was the device's");
-}
-
-/* Commands through the control queue of a device with two pairs. */
-static void set_pairs(struct fixture *f, uint16_t pairs)
-{
-	struct harness *h = f->rig->h[4];
-	struct vd_seg segs[2] = { { HARNESS_DATA, 4 }, { HARNESS_DATA + 64, 1 } };
-	uint8_t *p = harness_at(h, HARNESS_DATA);
-	uint32_t used;
-
-	p[0] = NET_CTRL_MQ;
-	p[1] = 0;
-	put_le16(p + 2, pairs);
-	p[64] = 0x55;
-	cr_assert(vd_add(&h->vd, segs, 1, 1, f));
-	kick(f, 4);
-	cr_assert_eq(used_of(h, &used), 1);
-	cr_assert_eq(p[64], NET_ACK_OK);
 }
 
 static bool pair_sends(struct fixture *f, unsigned pair, int wire, uint8_t v)

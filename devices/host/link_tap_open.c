@@ -1,0 +1,275 @@
+/*
+ * Taps opened, or taken over from whoever opened them, on main in stage 2; link_tap.c is what
+ * happens to them then.
+ */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <net/if.h>
+#include <net/if_arp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "devices/host/link_tap.h"
+#include "vmm/log.h"
+
+static int tap_make(struct link **ret, int fd, bool has_header, struct error *err)
+{
+	static const unsigned wanted[] = {
+		LINK_OFFLOAD_CSUM | LINK_OFFLOAD_TSO4 | LINK_OFFLOAD_TSO6 | LINK_OFFLOAD_TSO_ECN,
+		LINK_OFFLOAD_CSUM | LINK_OFFLOAD_TSO4 | LINK_OFFLOAD_TSO6,
+		LINK_OFFLOAD_CSUM,
+	};
+	struct tap *t = calloc(1, sizeof(*t));
+	int size = LINK_HEADER_LEN;
+
+	if (!t) {
+		close(fd);
+		return error_set(err, ENOMEM, "out of memory");
+	}
+	t->link.ops = &link_tap_ops;
+	t->link.up = true;
+	t->fd = fd;
+	t->has_header = has_header && !ioctl(fd, TUNSETVNETHDRSZ, &size);
+	if (t->has_header)
+		for (size_t i = 0; i < ARRAY_SIZE(wanted) && !t->link.offloads; i++)
+			if (!link_tap_ops.set_offload(&t->link, wanted[i]))
+				t->link.offloads = wanted[i];
+	/* Nothing until a driver says what it can take. */
+	if (t->has_header)
+		link_tap_ops.set_offload(&t->link, 0);
+	*ret = &t->link;
+	return 0;
+}
+
+static int attach_failed(int code, const char *name, bool multi, struct error *err)
+{
+	if (code == EINVAL && multi)
+		return error_set(err, code,
+			"exists and is no tap with several queues; make it with: ip tuntap add %s "
+			"mode tap multi_queue vnet_hdr; or leave num_queues out",
+			name);
+
+	switch (code) {
+	case EPERM:
+		return error_set(err, code,
+			"no right to create or use it; make it once as root with: ip tuntap add %s "
+			"mode tap user $USER; ip link set %s up",
+			name, name);
+	case EBUSY:
+		return error_set(err, code,
+			"is in use by another machine or program; stop that one or choose another "
+			"tap");
+	case EINVAL:
+		return error_set(err, code,
+			"exists and is no tap that can be attached to; choose another name");
+	default:
+		return error_set(err, code, "cannot be attached to: %s", strerror(code));
+	}
+}
+
+static int open_queue(struct ifreq *ifr, bool multi, struct error *err)
+{
+	static const short base = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
+	int fd = open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC), code;
+
+	if (fd < 0 && (errno == ENOENT || errno == ENODEV))
+		return error_set(err, errno,
+			"there is no /dev/net/tun; load the module with: modprobe tun");
+	if (fd < 0)
+		return error_set(err, errno, "/dev/net/tun: %s; check its rights", strerror(errno));
+	ifr->ifr_flags = (short)(base | (multi ? IFF_MULTI_QUEUE : 0));
+	if (!ioctl(fd, TUNSETIFF, ifr))
+		return fd;
+	code = errno;
+	/* An existing tap with several queues can be used with one of them. */
+	if (code == EINVAL && !multi) {
+		ifr->ifr_flags = (short)(base | IFF_MULTI_QUEUE);
+		if (!ioctl(fd, TUNSETIFF, ifr))
+			return fd;
+	}
+	close(fd);
+	return attach_failed(code, ifr->ifr_name, multi, err);
+}
+
+static int set_address(int sock, struct ifreq *ifr, unsigned long request, const char *text,
+	struct error *err)
+{
+	struct sockaddr_in *sin = (struct sockaddr_in *)&ifr->ifr_addr;
+
+	*sin = (struct sockaddr_in){ .sin_family = AF_INET };
+	if (inet_pton(AF_INET, text, &sin->sin_addr) != 1)
+		return error_set(err, EINVAL,
+			"%s is not an IPv4 address; write four numbers such as 192.168.249.1",
+			text);
+	if (ioctl(sock, request, ifr))
+		return error_set(err, errno,
+			"address %s cannot be set: %s; set it beforehand as root, or leave it out",
+			text, strerror(errno));
+	return 0;
+}
+
+static int set_numbers(int sock, struct ifreq *ifr, const struct link_tap_config *config,
+	struct error *err)
+{
+	int r = 0;
+
+	if (config->host_mac) {
+		ifr->ifr_hwaddr.sa_family = ARPHRD_ETHER;
+		memcpy(ifr->ifr_hwaddr.sa_data, config->host_mac, 6);
+		if (ioctl(sock, SIOCSIFHWADDR, ifr))
+			return error_set(err, errno, "host_mac cannot be set: %s", strerror(errno));
+	}
+	if (config->mtu) {
+		ifr->ifr_mtu = (int)config->mtu;
+		if (ioctl(sock, SIOCSIFMTU, ifr))
+			return error_set(err, errno, "mtu=%u cannot be set: %s", config->mtu,
+				strerror(errno));
+	}
+	if (config->ip)
+		r = set_address(sock, ifr, SIOCSIFADDR, config->ip, err);
+	if (!r && config->ip)
+		r = set_address(sock, ifr, SIOCSIFNETMASK,
+			config->mask ? config->mask : "255.255.255.0", err);
+	return r;
+}
+
+/* Addresses, then up; the MTU that results goes to *mtu. */
+static int configure(struct ifreq *ifr, const struct link_tap_config *config, uint32_t *mtu,
+	struct error *err)
+{
+	int sock = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), r;
+
+	if (sock < 0)
+		return error_set(err, errno, "no socket to set it up: %s", strerror(errno));
+	r = set_numbers(sock, ifr, config, err);
+	if (!r && !ioctl(sock, SIOCGIFFLAGS, ifr) && !(ifr->ifr_flags & IFF_UP)) {
+		ifr->ifr_flags |= IFF_UP;
+		/* Without the right to it frames are dropped until somebody who may sets it up. */
+		if (ioctl(sock, SIOCSIFFLAGS, ifr))
+			log_warn("tap %s is down; set it up with: ip link set %s up", ifr->ifr_name,
+				ifr->ifr_name);
+	}
+	if (!r && !ioctl(sock, SIOCGIFMTU, ifr))
+		*mtu = (uint32_t)ifr->ifr_mtu;
+	close(sock);
+	return r;
+}
+
+/*
+ * The first link follows the interface, unless that is in another network namespace than we are:
+ * then there may be one of that name here, which is not ours.
+ */
+static void watch(struct link *l, const char *name)
+{
+	struct tap *t = container_of(l, struct tap, link);
+	struct ifreq here = { 0 }, there = { 0 };
+	int sock = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), r = -errno;
+
+	memcpy(here.ifr_name, name, IFNAMSIZ);
+	if (sock >= 0 && !ioctl(sock, SIOCGIFHWADDR, &here) && !ioctl(t->fd, SIOCGIFHWADDR, &there) &&
+		!memcmp(here.ifr_hwaddr.sa_data, there.ifr_hwaddr.sa_data, 6)) {
+		if (!ioctl(sock, SIOCGIFFLAGS, &here))
+			l->up = here.ifr_flags & IFF_UP;
+		r = ioctl(sock, SIOCGIFINDEX, &here) ? -errno :
+			link_watch_open(&t->watch, (unsigned)here.ifr_ifindex);
+	} else {
+		r = -ENODEV;
+	}
+	if (r)
+		log_info("tap %s cannot be watched (%s): the guest's link stays up when it goes down",
+			name, strerror(-r));
+	if (sock >= 0)
+		close(sock);
+}
+
+int link_tap_open(struct link **ret, unsigned n, const struct link_tap_config *config,
+	struct error *err)
+{
+	struct ifreq ifr = { 0 };
+	uint32_t mtu = 0;
+	unsigned made = 0;
+	int r = 0;
+
+	if (config->name && strlen(config->name) >= sizeof(ifr.ifr_name))
+		return error_set(err, ENAMETOOLONG, "longer than %zu characters; shorten it",
+			sizeof(ifr.ifr_name) - 1);
+	if (config->name)
+		memcpy(ifr.ifr_name, config->name, strlen(config->name));
+	for (; made < n; made++) {
+		r = open_queue(&ifr, n > 1, err);
+		if (r >= 0)
+			r = tap_make(&ret[made], r, true, err);
+		if (r < 0)
+			break;
+	}
+	if (!r)
+		r = configure(&ifr, config, &mtu, err);
+	while (r < 0 && made) {
+		link_tap_ops.close(ret[--made]);
+		ret[made] = NULL;
+	}
+	if (!r)
+		watch(ret[0], ifr.ifr_name);
+	for (unsigned i = 0; i < made; i++)
+		ret[i]->mtu = mtu;
+	return r;
+}
+
+static int adopt_one(struct link **ret, int fd, char name[IFNAMSIZ], struct error *err)
+{
+	struct ifreq ifr = { 0 };
+	int flags = fcntl(fd, F_GETFL);
+
+	if (flags < 0)
+		return error_set(err, EBADF,
+			"there is no such open file; open the tap before, and hand its number "
+			"over");
+	if (ioctl(fd, TUNGETIFF, &ifr) || !(ifr.ifr_flags & IFF_TAP)) {
+		close(fd);
+		return error_set(err, EINVAL, "is not a tap (IFF_TAP); hand over the fd of one");
+	}
+	if (!(ifr.ifr_flags & IFF_NO_PI)) {
+		close(fd);
+		return error_set(err, EINVAL,
+			"is a tap with packet information; open it with IFF_NO_PI");
+	}
+	if (name[0] && strncmp(name, ifr.ifr_name, IFNAMSIZ)) {
+		close(fd);
+		return error_set(err, EINVAL,
+			"belongs to tap %s, the one before it to %s; all have to be queues of one",
+			ifr.ifr_name, name);
+	}
+	memcpy(name, ifr.ifr_name, IFNAMSIZ);
+	fcntl(fd, F_SETFL, flags | O_NONBLOCK);
+	fcntl(fd, F_SETFD, FD_CLOEXEC);
+	return tap_make(ret, fd, ifr.ifr_flags & IFF_VNET_HDR, err);
+}
+
+int link_tap_adopt(struct link **ret, const int *fds, unsigned n, struct error *err)
+{
+	char name[IFNAMSIZ] = "";
+	unsigned made = 0;
+	int r = 0;
+
+	for (; made < n; made++) {
+		r = adopt_one(&ret[made], fds[made], name, err);
+		if (r)
+			break;
+	}
+	if (!r) {
+		watch(ret[0], name);
+		return 0;
+	}
+	/* fds[made] is closed, or was none. */
+	for (unsigned i = made + 1; i < n; i++)
+		close(fds[i]);
+	while (made) {
+		link_tap_ops.close(ret[--made]);
+		ret[made] = NULL;
+	}
+	return r;
+}

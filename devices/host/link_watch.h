@@ -1,0 +1,36 @@
+/*
+ * What the host says about one network interface: is it up, is it gone. Inside of the links that
+ * have one.
+ *
+ * Opened on main in stage 2; a netlink socket stays good after confinement, and belongs to the
+ * network namespace that it was opened in. Then one owner.
+ */
+#ifndef DEVICES_HOST_LINK_WATCH_H
+#define DEVICES_HOST_LINK_WATCH_H
+
+#include "vmm/loop.h"
+#include "vmm/util.h"
+
+struct link_watch;
+
+enum link_watch_state { LINK_WATCH_DOWN, LINK_WATCH_UP, LINK_WATCH_GONE };
+
+/* Main. `index` of the interface in this network namespace. 0 or -errno. */
+int link_watch_open(struct link_watch **ret, unsigned index) NEEDS_CHECK;
+/* Takes NULL. */
+void link_watch_close(struct link_watch *w);
+
+/*
+ * Owner. `fn` is told the state soon after, and at each message of the host, changed or not; GONE
+ * also when the interface went to another namespace.
+ */
+int link_watch_attach(struct link_watch *w, struct loop *loop,
+	void (*fn)(void *ctx, enum link_watch_state state), void *ctx) NEEDS_CHECK;
+/* Takes NULL; detached already: nothing. */
+void link_watch_detach(struct link_watch *w);
+
+#define LINK_WATCH_SYSCALL_ROWS                                                                    \
+	{ SYSCALL(recvfrom, "what the host says about the interface") },                           \
+	{ SYSCALL(sendto, "ask the host about the interface") }
+
+#endif
