@@ -25,8 +25,9 @@ enum {
 	LINK_OFFLOAD_TSO4 = 2,
 	LINK_OFFLOAD_TSO6 = 4,
 	LINK_OFFLOAD_TSO_ECN = 8,
+	LINK_OFFLOAD_USO = 16,           /* UDP, over IPv4 and IPv6: Linux has both or none */
 	/* frames that are larger than the MTU */
-	LINK_OFFLOAD_SEGMENTS = LINK_OFFLOAD_TSO4 | LINK_OFFLOAD_TSO6,
+	LINK_OFFLOAD_SEGMENTS = LINK_OFFLOAD_TSO4 | LINK_OFFLOAD_TSO6 | LINK_OFFLOAD_USO,
 };
 
 enum {

@@ -236,6 +236,9 @@ static int tap_enable(struct link *l, bool on)
 	return 0;
 }
 
+/* Of Linux 6.2 and later; one without the other is refused. */
+enum { TAP_USO4 = 0x20, TAP_USO6 = 0x40 };
+
 static int tap_set_offload(struct link *l, unsigned offloads)
 {
 	static const struct {
@@ -245,6 +248,7 @@ static int tap_set_offload(struct link *l, unsigned offloads)
 		{ LINK_OFFLOAD_TSO4, TUN_F_TSO4 },
 		{ LINK_OFFLOAD_TSO6, TUN_F_TSO6 },
 		{ LINK_OFFLOAD_TSO_ECN, TUN_F_TSO_ECN },
+		{ LINK_OFFLOAD_USO, TAP_USO4 | TAP_USO6 },
 	};
 	unsigned long flags = 0;
 

@@ -19,6 +19,7 @@
 static int tap_make(struct link **ret, int fd, bool has_header, struct error *err)
 {
 	static const unsigned wanted[] = {
+		LINK_OFFLOAD_CSUM | LINK_OFFLOAD_SEGMENTS | LINK_OFFLOAD_TSO_ECN,
 		LINK_OFFLOAD_CSUM | LINK_OFFLOAD_TSO4 | LINK_OFFLOAD_TSO6 | LINK_OFFLOAD_TSO_ECN,
 		LINK_OFFLOAD_CSUM | LINK_OFFLOAD_TSO4 | LINK_OFFLOAD_TSO6,
 		LINK_OFFLOAD_CSUM,

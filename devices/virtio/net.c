@@ -258,11 +258,13 @@ static int init_pairs(struct net *net, const struct net_setup *setup)
 	return r;
 }
 
-static void fill_config(struct net *net, uint32_t mtu)
+static void fill_config(struct net *net, uint32_t mtu, uint32_t speed)
 {
 	struct net_config config = {
 		.status = net->link_up ? NET_S_LINK_UP : 0,
 		.max_virtqueue_pairs = (uint16_t)net->npairs,
+		.speed = speed ? speed : NET_SPEED_UNKNOWN,
+		.duplex = speed ? NET_DUPLEX_FULL : NET_DUPLEX_UNKNOWN,
 	};
 
 	if (mtu >= MTU_MIN && mtu <= UINT16_MAX) {
@@ -287,7 +289,10 @@ int net_init(struct net *net, const struct net_setup *setup, struct error *err)
 	if (net->npairs > 1)
 		dev->features |= VIRTIO_BIT(NET_F_MQ);
 	dev->features |= net_offload_features(link->offloads);
-	fill_config(net, setup->mtu ? setup->mtu : link->mtu);
+	if (setup->standby)
+		dev->features |= VIRTIO_BIT(NET_F_STANDBY);
+	net->anti_spoof = setup->anti_spoof;
+	fill_config(net, setup->mtu ? setup->mtu : link->mtu, setup->speed);
 	return 0;
 }
 
@@ -297,6 +302,7 @@ static void net_destroy(struct virtio_device *dev)
 
 	if (!net->pairs)
 		return;
+	net_stats_log(net);
 	for (unsigned i = 0; i < net->npairs; i++) {
 		struct net_pair *p = &net->pairs[i];
 
@@ -377,7 +383,8 @@ const struct virtio_type virtio_net_type = {
 		VIRTIO_BIT(NET_F_CTRL_VQ) | VIRTIO_BIT(NET_F_CTRL_RX) |
 		VIRTIO_BIT(NET_F_CTRL_RX_EXTRA) | VIRTIO_BIT(NET_F_CTRL_VLAN) |
 		VIRTIO_BIT(NET_F_CTRL_MAC_ADDR) | VIRTIO_BIT(NET_F_GUEST_ANNOUNCE) |
-		VIRTIO_BIT(NET_F_NOTF_COAL) | VIRTIO_BIT(NET_F_VQ_NOTF_COAL),
+		VIRTIO_BIT(NET_F_NOTF_COAL) | VIRTIO_BIT(NET_F_VQ_NOTF_COAL) |
+		VIRTIO_BIT(NET_F_SPEED_DUPLEX),
 	.nqueues = NET_QUEUES_MAX,
 	.worker_of = worker_of,
 	.busy = true,

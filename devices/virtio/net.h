@@ -7,6 +7,7 @@
  *   net_queue.c   moves frames
  *   net_lane.c    one direction of a pair: its chains, its timer, when to interrupt
  *   net_ctrl.c    the control queue
+ *   net_stats.c   what was counted
  *   net_filter.c  which received frames are the guest's
  *
  * A device has up to 16 pairs of a receive and a transmit queue, each pair with its link on its own
@@ -54,6 +55,11 @@ enum {
 	NET_F_CTRL_MAC_ADDR = 23,
 	NET_F_VQ_NOTF_COAL = 52,
 	NET_F_NOTF_COAL = 53,
+	NET_F_GUEST_USO4 = 54,
+	NET_F_GUEST_USO6 = 55,
+	NET_F_HOST_USO = 56,
+	NET_F_STANDBY = 62,
+	NET_F_SPEED_DUPLEX = 63,
 };
 
 /* §5.1.4, as far as we fill it */
@@ -62,8 +68,12 @@ struct net_config {
 	uint16_t status;
 	uint16_t max_virtqueue_pairs;
 	uint16_t mtu;
-};
-_Static_assert(sizeof(struct net_config) == 12, "virtio 1.2 5.1.4");
+	uint32_t speed;          /* Mbit/s */
+	uint8_t duplex;
+} __attribute__((packed));
+_Static_assert(sizeof(struct net_config) == 17, "virtio 1.2 5.1.4");
+enum { NET_DUPLEX_FULL = 1, NET_DUPLEX_UNKNOWN = 0xff };
+#define NET_SPEED_UNKNOWN UINT32_MAX
 
 enum { NET_S_LINK_UP = 1, NET_S_ANNOUNCE = 2 };
 
@@ -76,7 +86,8 @@ struct net_header {
 _Static_assert(sizeof(struct net_header) == LINK_HEADER_LEN, "virtio 1.2 5.1.6");
 
 enum { NET_HDR_NEEDS_CSUM = 1, NET_HDR_DATA_VALID = 2 };
-enum { NET_GSO_NONE = 0, NET_GSO_TCPV4 = 1, NET_GSO_TCPV6 = 4, NET_GSO_ECN = 0x80 };
+enum { NET_GSO_NONE = 0, NET_GSO_TCPV4 = 1, NET_GSO_TCPV6 = 4, NET_GSO_UDP_L4 = 5,
+	NET_GSO_ECN = 0x80 };
 
 /* §5.1.6.5: class and command of a control command, and the answer */
 enum { NET_CTRL_RX = 0, NET_CTRL_MAC = 1, NET_CTRL_VLAN = 2, NET_CTRL_ANNOUNCE = 3, NET_CTRL_MQ = 4,
@@ -130,6 +141,7 @@ struct net_fifo {
 enum net_drop {
 	NET_DROP_MALFORMED, /* no frame, or a header that was not agreed; a buffer that is none */
 	NET_DROP_LINK,      /* the link is down */
+	NET_DROP_SPOOF,     /* sent with another source address than ours */
 	NET_DROP_SIZE,      /* received, larger than the buffers */
 	NET_DROP_FILTER,    /* received, not for this guest */
 	NET_DROPS
@@ -187,6 +199,7 @@ struct net_pair {
 	unsigned tx_iovs;
 	size_t tx_total;
 	struct net_header tx_header;     /* a private, checked copy */
+	uint8_t tx_ether[LINK_FRAME_MIN];/* likewise, with anti_spoof */
 	struct iovec tx_iov[LINK_IOV_MAX];
 };
 
@@ -206,6 +219,7 @@ struct net {
 	struct virtio_device dev;        /* first */
 	uint8_t mac[6];                  /* const after create and load; what a reset goes back to */
 	unsigned npairs;                 /* const */
+	bool anti_spoof;                 /* const */
 	struct net_pair *pairs;          /* const */
 	struct net_ctrl ctrl;
 	pthread_mutex_t lock;            /* now, generation, link_up, told; loop, applied of pairs */
@@ -219,6 +233,9 @@ struct net_setup {
 	struct link **links;             /* one per pair; the device's from then on */
 	unsigned npairs;
 	uint32_t mtu;                    /* 0: the link's */
+	uint32_t speed;                  /* Mbit/s, told to the guest; 0: unknown */
+	bool anti_spoof;                 /* frames leave with our address or not at all */
+	bool standby;                    /* offer VIRTIO_NET_F_STANDBY */
 };
 /*
  * net.c; main. Features, config space and queues of a device whose mac is there already. Takes the
@@ -227,8 +244,10 @@ struct net_setup {
 int net_init(struct net *net, const struct net_setup *setup, struct error *err) NEEDS_CHECK;
 /* The driver shall tell its neighbours where it is (§5.1.6.5.4). Any worker of the device. */
 void net_announce(struct net *net);
-/* Any thread: the counters of queue i of the pairs, as they are now. */
-void net_stats_read(const struct net *net, unsigned queue, struct net_stats *ret);
+/* net_stats.c. Any thread: the counters of queue i of the pairs as they are now, or -ENOENT. */
+int net_stats_read(const struct net *net, unsigned queue, struct net_stats *ret);
+/* A line of them all, with -v. Main. */
+void net_stats_log(const struct net *net);
 /* The lane that queue i is; NULL: the control queue, or none that these features have. */
 struct net_lane *net_lane_of(struct net *net, unsigned queue);
 bool net_is_ctrl(const struct net *net, unsigned queue);

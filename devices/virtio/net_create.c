@@ -15,13 +15,17 @@ enum {
 	MTU_MAX = 65521,
 };
 
+enum { ANTI_SPOOF_AUTO, ANTI_SPOOF_ON, ANTI_SPOOF_OFF };
+static const char *const anti_spoof_choices[] = { "auto", "on", "off", NULL };
+
 struct net_options {
 	struct virtio_options virtio;
 	char *tap, *ip, *mask, *forward;
 	struct option_mac mac, host_mac;
 	struct option_ints fd;
 	bool user;
-	uint32_t mtu, num_queues;
+	uint32_t mtu, num_queues, speed, anti_spoof;
+	bool standby;
 };
 
 static int open_user(struct link **ret, const struct net_options *o, struct error *err)
@@ -63,6 +67,13 @@ static int open_fd(struct link **ret, const struct net_options *o, struct error 
 		fds[i] = o->fd.v[i] <= INT_MAX ? (int)o->fd.v[i] : -1;
 	r = link_tap_adopt(ret, fds, pairs, err);
 	return r ? error_prefix(err, r, "--net fd=%u", o->fd.v[0]) : 0;
+}
+
+/* The pairing key of §5.1.3.1 is the address: a random one pairs with nothing. */
+static int check_standby(const struct net_options *o, struct error *err)
+{
+	return !o->standby || o->mac.set ? 0 : error_set(err, EINVAL,
+		"--net standby: the function to pair with is found by its address; give mac=");
 }
 
 static int open_link(struct link **ret, const struct net_options *o, struct error *err)
@@ -112,10 +123,15 @@ int net_create(struct virtio_device *dev, const struct device_env *env, const vo
 	struct net *net = container_of(dev, struct net, dev);
 	const struct net_options *o = options;
 	struct link *links[NET_PAIRS_MAX] = { NULL };
-	struct net_setup setup = { .links = links, .npairs = o->num_queues / 2, .mtu = o->mtu };
-	int r = choose_mac(net, o, err);
+	struct net_setup setup = { .links = links, .npairs = o->num_queues / 2,
+		.mtu = o->mtu, .speed = o->speed, .standby = o->standby,
+		.anti_spoof = o->anti_spoof == ANTI_SPOOF_ON ||
+			(o->anti_spoof == ANTI_SPOOF_AUTO && o->mac.set) };
+	int r = check_standby(o, err);
 
 	(void)env;
+	if (!r)
+		r = choose_mac(net, o, err);
 	if (!r)
 		r = open_link(links, o, err);
 	return r ? r : net_init(net, &setup, err);
@@ -134,6 +150,13 @@ static const struct option_row net_rows[] = {
 	NET_OPTION("fd", OPTION_INTS, fd, .help = "open tap that was handed over; a list, one for each pair of queues"),
 	NET_OPTION("mac", OPTION_MAC, mac,
 		.help = "address of the guest's end; random when not given"),
+	NET_OPTION("anti_spoof", OPTION_ENUM, anti_spoof, .choices = anti_spoof_choices,
+		.def = "auto",
+		.help = "drop what the guest sends from another address; auto: when mac is given"),
+	NET_OPTION("standby", OPTION_BOOL, standby, .def = "off",
+		.help = "pair up with a passed-through function of the same mac, which the guest prefers"),
+	NET_OPTION("speed", OPTION_U32, speed, .max = INT_MAX, .unit = "Mbit/s",
+		.help = "speed that the guest is told; unknown when not given"),
 	NET_OPTION("host_mac", OPTION_MAC, host_mac, .help = "address of the tap's end"),
 	NET_OPTION("ip", OPTION_STRING, ip, .help = "IPv4 address of the tap"),
 	NET_OPTION("mask", OPTION_STRING, mask,

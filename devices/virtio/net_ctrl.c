@@ -86,6 +86,8 @@ static int set_address(struct request *rq)
 
 	if (chain_read(rq->chain, mac, sizeof(mac)) || (mac[0] & 1))
 		return -EINVAL;
+	if (net->anti_spoof && memcmp(mac, net->mac, sizeof(mac)))
+		return -EPERM;
 	memcpy(net->now.filter.mac, mac, sizeof(mac));
 	virtio_config_write(&net->dev.config, offsetof(struct net_config, mac), mac, sizeof(mac));
 	return 0;

@@ -5,7 +5,8 @@
  * filled them. What remains there at a stop goes back to the ring untouched.
  *
  * Transmit: the 12 bytes of header are copied and the copy is checked against what was negotiated;
- * the frame goes to the link straight from the guest's buffers. A frame that is malformed, or that
+ * the frame goes to the link straight from the guest's buffers; with anti_spoof its Ethernet header
+ * is such a copy too, and has to carry our address. A frame that is malformed, or that
  * the link refuses, is dropped and counted, as a network does. When the link cannot take more, the
  * first frame waits, prepared, for its word.
  *
@@ -20,6 +21,8 @@
 #include <errno.h>
 
 #include "devices/virtio/chain.h"
+
+enum { SOURCE_AT = 6 };                  /* in an Ethernet header */
 
 /* Pop all there is: 1 when the bound of one call was reached, 0, -EPROTO. */
 static int fifo_fill(struct net_fifo *f, struct queue *q)
@@ -88,33 +91,46 @@ static bool header_is_fair(const struct net_pair *p, const struct net_header *h,
 		return csum && h->gso_size && virtio_has(dev, NET_F_HOST_TSO4);
 	case NET_GSO_TCPV6:
 		return csum && h->gso_size && virtio_has(dev, NET_F_HOST_TSO6);
+	case NET_GSO_UDP_L4:
+		return csum && h->gso_size && virtio_has(dev, NET_F_HOST_USO) &&
+			!(h->gso_type & NET_GSO_ECN);
 	default:
 		return false;
 	}
 }
 
-/* The first frame of the fifo into tx_header and tx_iov. */
-static bool tx_prepare(struct net_pair *p)
+/* The first frame of the fifo into tx_header and tx_iov: NET_DROPS, or why not. */
+static enum net_drop tx_prepare(struct net_pair *p)
 {
 	struct chain *chain = net_fifo_at(&p->tx.fifo, 0)->chain;
 	struct net_header *h = &p->tx_header;
-	size_t frame;
+	unsigned first = 1;
+	size_t frame, body;
 	int n;
 
 	if (chain_read(chain, h, sizeof(*h)))
-		return false;
-	frame = chain_in_left(chain);
+		return NET_DROP_MALFORMED;
+	frame = body = chain_in_left(chain);
 	if (frame < LINK_FRAME_MIN || frame > LINK_FRAME_MAX || !header_is_fair(p, h, frame))
-		return false;
+		return NET_DROP_MALFORMED;
 	h->flags &= NET_HDR_NEEDS_CSUM;
 	h->num_buffers = 0;
-	n = chain_iov_in(chain, frame, p->tx_iov + 1, LINK_IOV_MAX - 1);
+	if (p->net->anti_spoof) {
+		/* What is checked is what leaves, so the driver cannot change it in between. */
+		if (chain_read(chain, p->tx_ether, sizeof(p->tx_ether)))
+			return NET_DROP_MALFORMED;
+		if (memcmp(p->tx_ether + SOURCE_AT, p->net->mac, sizeof(p->net->mac)))
+			return NET_DROP_SPOOF;
+		p->tx_iov[first++] = (struct iovec){ p->tx_ether, sizeof(p->tx_ether) };
+		body -= sizeof(p->tx_ether);
+	}
+	n = body ? chain_iov_in(chain, body, p->tx_iov + first, (int)(LINK_IOV_MAX - first)) : 0;
 	if (n < 0)
-		return false;
-	p->tx_iovs = (unsigned)n + 1;
+		return NET_DROP_MALFORMED;
+	p->tx_iovs = (unsigned)n + first;
 	p->tx_total = sizeof(*h) + frame;
 	p->tx_ready = true;
-	return true;
+	return NET_DROPS;
 }
 
 static void tx_sent(struct net_pair *p)
@@ -125,12 +141,14 @@ static void tx_sent(struct net_pair *p)
 
 void net_tx_run(struct net_pair *p)
 {
+	enum net_drop why;
 	int r;
 
 	p->tx_running = true;
 	while (p->tx.fifo.count && !p->tx_blocked) {
-		if (!p->tx_ready && !tx_prepare(p)) {
-			net_count(p->tx.stats.dropped[NET_DROP_MALFORMED], 1);
+		why = p->tx_ready ? NET_DROPS : tx_prepare(p);
+		if (why != NET_DROPS) {
+			net_count(p->tx.stats.dropped[why], 1);
 			tx_drop_head(p);
 			continue;
 		}

@@ -17,12 +17,14 @@ enum { FRAME_OVERHEAD = 14 + 4 }; /* Ethernet header and a VLAN tag */
 /* What the link can do, and the features of both directions that come with it. */
 static const struct {
 	unsigned link;
-	unsigned host, guest;    /* bit numbers: the driver may send so, may be given so */
+	uint64_t host, guest;    /* the driver may send so; may be given so: all of these bits */
 } offload_map[] = {
-	{ LINK_OFFLOAD_CSUM, NET_F_CSUM, NET_F_GUEST_CSUM },
-	{ LINK_OFFLOAD_TSO4, NET_F_HOST_TSO4, NET_F_GUEST_TSO4 },
-	{ LINK_OFFLOAD_TSO6, NET_F_HOST_TSO6, NET_F_GUEST_TSO6 },
-	{ LINK_OFFLOAD_TSO_ECN, NET_F_HOST_ECN, NET_F_GUEST_ECN },
+	{ LINK_OFFLOAD_CSUM, VIRTIO_BIT(NET_F_CSUM), VIRTIO_BIT(NET_F_GUEST_CSUM) },
+	{ LINK_OFFLOAD_TSO4, VIRTIO_BIT(NET_F_HOST_TSO4), VIRTIO_BIT(NET_F_GUEST_TSO4) },
+	{ LINK_OFFLOAD_TSO6, VIRTIO_BIT(NET_F_HOST_TSO6), VIRTIO_BIT(NET_F_GUEST_TSO6) },
+	{ LINK_OFFLOAD_TSO_ECN, VIRTIO_BIT(NET_F_HOST_ECN), VIRTIO_BIT(NET_F_GUEST_ECN) },
+	{ LINK_OFFLOAD_USO, VIRTIO_BIT(NET_F_HOST_USO),
+		VIRTIO_BIT(NET_F_GUEST_USO4) | VIRTIO_BIT(NET_F_GUEST_USO6) },
 };
 
 uint64_t net_offload_features(unsigned link_offloads)
@@ -31,8 +33,7 @@ uint64_t net_offload_features(unsigned link_offloads)
 
 	for (size_t i = 0; i < ARRAY_SIZE(offload_map); i++)
 		if (link_offloads & offload_map[i].link)
-			features |= VIRTIO_BIT(offload_map[i].host) |
-				VIRTIO_BIT(offload_map[i].guest) |
+			features |= offload_map[i].host | offload_map[i].guest |
 				VIRTIO_BIT(NET_F_CTRL_GUEST_OFFLOADS);
 	return features;
 }
@@ -122,7 +123,7 @@ static unsigned to_link(uint64_t guest)
 	unsigned offloads = 0;
 
 	for (size_t i = 0; i < ARRAY_SIZE(offload_map); i++)
-		if (guest & VIRTIO_BIT(offload_map[i].guest))
+		if ((guest & offload_map[i].guest) == offload_map[i].guest)
 			offloads |= offload_map[i].link;
 	return offloads & LINK_OFFLOAD_CSUM ? offloads : 0;
 }
@@ -132,7 +133,7 @@ uint64_t net_guest_offloads(const struct net *net)
 	uint64_t mask = 0;
 
 	for (size_t i = 0; i < ARRAY_SIZE(offload_map); i++)
-		mask |= VIRTIO_BIT(offload_map[i].guest);
+		mask |= offload_map[i].guest;
 	return net->dev.features & mask;
 }
 

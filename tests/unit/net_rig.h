@@ -131,6 +131,7 @@ static struct fake fakes[NET_PAIRS_MAX];
 #define fake fakes[0] /* the link of the first pair */
 
 static unsigned fake_pairs = 1;
+static bool fake_anti_spoof;
 
 RIG int create_on_fake(struct virtio_device *dev, const struct device_env *env,
 	const void *options,
@@ -138,7 +139,8 @@ RIG int create_on_fake(struct virtio_device *dev, const struct device_env *env,
 {
 	struct net *net = container_of(dev, struct net, dev);
 	struct link *links[NET_PAIRS_MAX];
-	const struct net_setup setup = { .links = links, .npairs = fake_pairs };
+	const struct net_setup setup = { .links = links, .npairs = fake_pairs,
+		.anti_spoof = fake_anti_spoof };
 
 	(void)env;
 	(void)options;

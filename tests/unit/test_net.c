@@ -72,6 +72,13 @@ Test(net, nt_02_headers_that_ask_for_what_was_not_agreed_are_dropped)
 			false },
 		{ { .flags = 1, .gso_type = NET_GSO_TCPV4 | NET_GSO_ECN, .gso_size = 1448 },
 			CSUM_TSO, false },
+		{ { .flags = 1, .gso_type = NET_GSO_UDP_L4, .gso_size = 1400 }, CSUM_TSO, false },
+		{ { .flags = 1, .gso_type = NET_GSO_UDP_L4, .gso_size = 1400 },
+			CSUM_TSO | B(NET_F_HOST_USO), true },
+		{ { .gso_type = NET_GSO_UDP_L4, .gso_size = 1400 }, CSUM_TSO | B(NET_F_HOST_USO),
+			false },
+		{ { .flags = 1, .gso_type = NET_GSO_UDP_L4 | NET_GSO_ECN, .gso_size = 1400 },
+			CSUM_TSO | B(NET_F_HOST_USO) | B(NET_F_HOST_ECN), false },
 		{ { .gso_type = NET_GSO_ECN }, CSUM_TSO | B(NET_F_HOST_ECN), false },
 		{ { .gso_type = 3 }, CSUM_TSO, false },
 		{ { .gso_type = 0x7f }, CSUM_TSO, false },
@@ -91,6 +98,79 @@ Test(net, nt_02_headers_that_ask_for_what_was_not_agreed_are_dropped)
 				"only what we know goes on");
 		rig_free(f.rig);
 	}
+}
+
+/* A frame of 72 bytes with header in these pieces, from this address. */
+static void transmit_from(struct fixture *f, const uint8_t *mac, const uint32_t *pieces, unsigned n)
+{
+	struct vd_seg segs[16];
+	uint8_t *p = harness_at(f->tx, BUF);
+	uint64_t at = BUF;
+
+	for (unsigned i = 0; i < n; i++, at += pieces[i - 1])
+		segs[i] = (struct vd_seg){ at, pieces[i] };
+	memset(p, 0, 72);
+	memset(p + 12, 9, 60);
+	memcpy(p + 12 + 6, mac, 6);
+	cr_assert(vd_add(&f->tx->vd, segs, n, 0, f));
+	kick(f, TX);
+}
+
+Test(net, nt_11_frames_from_another_address_than_ours_stay_here)
+{
+	static const uint8_t ours[] = FAKE_MAC, other[] = { 2, 1, 2, 3, 4, 6 };
+	static const uint32_t one[] = { 72 }, two[] = { 12, 60 }, many[] = { 12, 7, 3, 1, 2, 47 },
+		ether[] = { 12, 14 };
+	struct fixture f;
+	uint32_t used;
+
+	fake_anti_spoof = true;
+	setup(&f, 0, 0);
+	transmit_from(&f, ours, one, 1);
+	transmit_from(&f, ours, two, 2);
+	transmit_from(&f, ours, many, 6);
+	transmit_from(&f, ours, ether, 2);
+	cr_assert_eq(fake.nsent, 4);
+	cr_assert_eq(fake.sent[2].total, 72);
+	cr_assert_eq(fake.sent[3].total, 26);
+	cr_assert(fake.sent[2].first == 9 && fake.sent[2].last == 9);
+	transmit_from(&f, other, one, 1);
+	transmit_from(&f, other, many, 6);
+	cr_assert_eq(fake.nsent, 4);
+	cr_assert_eq(f.net->pairs[0].tx.stats.dropped[NET_DROP_SPOOF], 2);
+	for (int i = 0; i < 6; i++)
+		cr_assert_eq(used_of(f.tx, &used), 1);
+	rig_free(f.rig);
+}
+
+Test(net, counters_tell_what_passed_and_why_not)
+{
+	static const uint32_t pieces[] = { 12, 60 };
+	struct net_stats s;
+	struct fixture f;
+
+	setup(&f, 0, 0);
+	for (int i = 0; i < 3; i++)
+		transmit(&f, &plain, 1, pieces, 2);
+	transmit(&f, &plain, 1, pieces, 1);
+	fake.send_says = -ENETDOWN;
+	transmit(&f, &plain, 1, pieces, 2);
+	cr_assert_eq(net_stats_read(f.net, TX, &s), 0);
+	cr_assert_eq(s.frames, 3);
+	cr_assert_eq(s.bytes, 180);
+	cr_assert_eq(s.dropped[NET_DROP_MALFORMED], 1);
+	cr_assert_eq(s.dropped[NET_DROP_LINK], 1);
+	cr_assert_eq(s.interrupts, harness_calls(f.tx));
+	offer(&f, BUF, 2000);
+	kick(&f, RX);
+	arrive(60);
+	fake.events.readable(fake.events.ctx);
+	cr_assert_eq(net_stats_read(f.net, RX, &s), 0);
+	cr_assert_eq(s.frames, 1);
+	cr_assert_eq(s.bytes, 60);
+	cr_assert_neq(net_stats_read(f.net, 2, &s), 0);
+	cr_assert_neq(net_stats_read(f.net, UINT32_MAX, &s), 0);
+	rig_free(f.rig);
 }
 
 Test(net, a_full_link_keeps_frames_waiting_in_order)

@@ -380,6 +380,17 @@ Test(net_ctrl, the_address_can_be_changed_and_a_reset_brings_it_back)
 	rig_free(f.rig);
 }
 
+Test(net_ctrl, nt_11_an_address_that_may_not_be_sent_from_cannot_be_set)
+{
+	struct fixture f;
+
+	fake_anti_spoof = true;
+	setup_pairs(&f, 1, 0, 0);
+	cr_assert_eq(command(&f, NET_CTRL_MAC, NET_MAC_ADDR_SET, other, 6), NET_ACK_ERR);
+	cr_assert_eq(command(&f, NET_CTRL_MAC, NET_MAC_ADDR_SET, ours, 6), NET_ACK_OK);
+	rig_free(f.rig);
+}
+
 /* --- announcement, offloads --- */
 
 Test(net_ctrl, a_link_that_returns_is_announced_until_the_driver_answers)

@@ -17,6 +17,15 @@ Test(net_device, what_is_offered_follows_the_link)
 	cr_assert_eq(f.rig->dev->offered, base | tso);
 	cr_assert_eq(fake.set_to, 0, "segmentation without checksums is not given");
 	rig_free(f.rig);
+	setup(&f, LINK_OFFLOAD_CSUM | LINK_OFFLOAD_USO,
+		B(NET_F_GUEST_USO4) | B(NET_F_GUEST_USO6) | B(NET_F_GUEST_CSUM));
+	cr_assert_eq(f.rig->dev->offered & (B(NET_F_HOST_USO) | B(NET_F_GUEST_USO4)),
+		B(NET_F_HOST_USO) | B(NET_F_GUEST_USO4));
+	cr_assert_eq(fake.set_to, LINK_OFFLOAD_CSUM | LINK_OFFLOAD_USO);
+	rig_free(f.rig);
+	setup(&f, LINK_OFFLOAD_CSUM | LINK_OFFLOAD_USO, B(NET_F_GUEST_USO4) | B(NET_F_GUEST_CSUM));
+	cr_assert_eq(fake.set_to, LINK_OFFLOAD_CSUM, "Linux has both or none");
+	rig_free(f.rig);
 	setup(&f, LINK_OFFLOAD_CSUM | LINK_OFFLOAD_TSO4, B(NET_F_GUEST_TSO4) | B(NET_F_GUEST_CSUM));
 	cr_assert_eq(fake.set_to, LINK_OFFLOAD_CSUM | LINK_OFFLOAD_TSO4);
 	rig_free(f.rig);
@@ -31,6 +40,8 @@ Test(net_device, bad_options_are_refused_with_a_sentence)
 	refused("user,ip=10.0.0.1", "add tap=NAME");
 	refused("tap=a_name_that_is_too_long", "longer than 15 characters");
 	refused("fd=199", "no such open file");
+	refused("user,standby=on", "give mac=");
+	refused("user,anti_spoof=maybe", "anti_spoof");
 	refused("user,num_queues=4", "has one pair of queues");
 	refused("tap=x,num_queues=3", "even number");
 	refused("fd=199,num_queues=4", "2 fds are needed");
@@ -60,4 +71,28 @@ Test(net_device, the_address_is_saved_and_loaded)
 	cr_assert_neq(desc->check(f.rig->dev, &err), 0);
 	state_writer_free(&w);
 	rig_free(f.rig);
+}
+
+Test(net_device, what_options_promise_is_offered)
+{
+	struct net_config c;
+	struct error err = { "" };
+	struct rig *r = rig_new(&virtio_net_type, "user,mac=02:00:00:00:00:01,standby=on,speed=10000",
+		&err);
+
+	if (!r)
+		cr_skip_test("%s", err.text);
+	cr_assert(r->dev->offered & B(NET_F_STANDBY));
+	virtio_config_read(&r->dev->config, 0, &c, sizeof(c));
+	cr_assert_eq(c.speed, 10000);
+	cr_assert_eq(c.duplex, NET_DUPLEX_FULL);
+	cr_assert(container_of(r->dev, struct net, dev)->anti_spoof, "mac= was given");
+	rig_free(r);
+	r = rig_new(&virtio_net_type, "user", &err);
+	cr_assert(r, "%s", err.text);
+	cr_assert_not(r->dev->offered & B(NET_F_STANDBY));
+	virtio_config_read(&r->dev->config, 0, &c, sizeof(c));
+	cr_assert(c.speed == NET_SPEED_UNKNOWN && c.duplex == NET_DUPLEX_UNKNOWN);
+	cr_assert_not(container_of(r->dev, struct net, dev)->anti_spoof);
+	rig_free(r);
 }
