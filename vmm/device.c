@@ -7,6 +7,8 @@
 #include <errno.h>
 #include <stdio.h>
 
+#include "vmm/rate.h"
+
 int device_take_mmio(struct device_resources *r, uint64_t len, uint64_t align, uint64_t *ret_base)
 {
 	uint64_t base = align_up(r->mmio_next, align);
@@ -24,6 +26,22 @@ int device_take_gsi(struct device_resources *r, uint32_t *ret_gsi)
 		return -ENOSPC;
 	*ret_gsi = r->gsi_next++;
 	return 0;
+}
+
+int device_rate(struct rate *ret, const struct device_env *env, const struct rate_device_options *o,
+	const char *flag, struct error *err)
+{
+	struct rate *group = NULL;
+	int r = 0;
+
+	if (o->group && !env->rate_group)
+		r = error_set(err, ENOENT, "rate_group=%s: this machine has no groups", o->group);
+	else if (o->group)
+		r = env->rate_group(env, o->group, &group, err);
+	if (r)
+		return error_prefix(err, r, "--%s", flag);
+	rate_init(ret, group);
+	return rate_configure(ret, &o->own, flag, err);
 }
 
 int device_load_all(struct device *dev, int (*parts)(struct device *dev, struct state_reader *r, struct error *err),

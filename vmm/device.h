@@ -27,6 +27,7 @@
 struct device;
 struct pci_root;
 struct char_terminal;
+struct rate;
 
 enum vm_event {
 	VM_EVENT_POWEROFF,     /* the guest turned itself off */
@@ -91,8 +92,22 @@ struct device_env {
 	 */
 	int (*worker)(const struct device_env *env, const char *name, bool busy, struct worker **ret,
 		struct error *err);
-	void *machine;               /* for worker() only */
+	/*
+	 * The limits of --rate-group `name`, valid until the machine ends; an error's sentence when
+	 * there is none. NULL: this machine has no groups.
+	 */
+	int (*rate_group)(const struct device_env *env, const char *name, struct rate **ret,
+		struct error *err);
+	void *machine;               /* for worker() and rate_group() only */
 };
+
+/*
+ * The limits that these options of flag `flag` ask for, in *ret. Main, in create(): the same
+ * options may make several.
+ */
+struct rate_device_options;
+int device_rate(struct rate *ret, const struct device_env *env, const struct rate_device_options *o,
+	const char *flag, struct error *err) NEEDS_CHECK;
 
 struct device_ops {
 	/*

@@ -9,6 +9,8 @@
 #include <inttypes.h>
 #include <stdio.h>
 
+#include "vmm/rate_group.h"
+
 static const char machine[] = "Machine";
 static const char boot[] = "Boot";
 static const char sandbox[] = "Sandbox";
@@ -178,7 +180,7 @@ static const struct option_group print_man = {
 
 /* The order of --help; groups of devices come between the two. */
 static const struct option_group *const first_groups[] = {
-	&kernel, &initramfs, &cmdline, &decompress, &cpus, &memory, &on_reset,
+	&kernel, &initramfs, &cmdline, &decompress, &cpus, &memory, &on_reset, &rate_group_options,
 };
 static const struct option_group *const last_groups[] = {
 	&seccomp, &show_sandbox, &config, &print_config, &check, &log_file, &verbose, &help,

@@ -75,6 +75,7 @@ struct vm {
 	unsigned nworkers;
 	bool first_is_quiet;        /* workers[0] was made for quiet devices and has no busy one yet */
 	struct char_terminal *terminal;
+	struct rate_groups *rate_groups; /* const once devices are made */
 
 	struct loop *loop;
 	pthread_t main_thread;

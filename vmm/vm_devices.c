@@ -10,6 +10,7 @@
 #include <stdlib.h>
 
 #include "vmm/log.h"
+#include "vmm/rate_group.h"
 #include "vmm/vm.h"
 
 static int make_worker(const struct device_env *env, const char *name, bool busy, struct worker **ret,
@@ -36,6 +37,19 @@ static int make_worker(const struct device_env *env, const char *name, bool busy
 	return 0;
 }
 
+static int find_rate_group(const struct device_env *env, const char *name, struct rate **ret,
+	struct error *err)
+{
+	struct vm *vm = env->machine;
+	struct rate *found = rate_groups_find(vm->rate_groups, name);
+
+	if (!found)
+		return error_set(err, ENOENT,
+			"rate_group=%s: there is no such group; add --rate-group name=%s", name, name);
+	*ret = found;
+	return 0;
+}
+
 static int create_one(struct vm *vm, const struct device_type *type, const void *options,
 	const struct device_node *place, struct error *err)
 {
@@ -55,6 +69,7 @@ static int create_one(struct vm *vm, const struct device_type *type, const void 
 		.events = &vm->events,
 		.main_loop = vm->loop,
 		.worker = make_worker,
+		.rate_group = find_rate_group,
 		.machine = vm,
 	};
 	struct device *dev = NULL, **end = &vm->devices;
@@ -119,8 +134,10 @@ static int create_platform(struct vm *vm, struct error *err)
 
 int vm_devices_create(struct vm *vm, struct error *err)
 {
-	int r = create_platform(vm, err);
+	int r = rate_groups_create(&vm->rate_groups, vm->options, err);
 
+	if (r == 0)
+		r = create_platform(vm, err);
 	for (const struct device_type *const *t = device_types; *t && r == 0; t++) {
 		const struct device_type *type = *t;
 		unsigned n;
@@ -164,4 +181,6 @@ void vm_devices_destroy(struct vm *vm)
 	for (unsigned i = 0; i < vm->nworkers; i++)
 		worker_destroy(vm->workers[i]);
 	vm->nworkers = 0;
+	rate_groups_destroy(vm->rate_groups);
+	vm->rate_groups = NULL;
 }

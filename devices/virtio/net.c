@@ -223,6 +223,8 @@ static int init_pair(struct net *net, unsigned i, struct link *link)
 		r = net_lane_init(&p->rx, p, net->dev.queue_size);
 	if (!r)
 		r = net_lane_init(&p->tx, p, net->dev.queue_size);
+	p->rx.rate = &net->rate[0];
+	p->tx.rate = &net->rate[1];
 	if (!r && i) {
 		p->enabled = false;
 		r = link->ops->enable ? link->ops->enable(link, false) : 0;

@@ -23,6 +23,7 @@
 #include "devices/host/link.h"
 #include "devices/virtio/queue.h"
 #include "devices/virtio/virtio.h"
+#include "vmm/rate.h"
 
 enum {
 	NET_PAIRS_MAX = 16,
@@ -171,6 +172,8 @@ struct net_lane {
 	unsigned coal_packets;
 	unsigned unrung;                 /* owner; frames since the last call */
 	uint64_t call_at;                /* owner; 0: nothing waits to be rung for */
+	struct rate *rate;               /* const; what this direction of the device may move */
+	uint64_t go_at;                  /* owner; 0: it may go on now */
 };
 
 /* One receive and one transmit queue with their link; one owner. */
@@ -222,6 +225,7 @@ struct net {
 	bool anti_spoof;                 /* const */
 	struct net_pair *pairs;          /* const */
 	struct net_ctrl ctrl;
+	struct rate rate[2];             /* of receiving and of sending, over all pairs */
 	pthread_mutex_t lock;            /* now, generation, link_up, told; loop, applied of pairs */
 	struct net_settings now;
 	unsigned generation;             /* counts changes of `now` */
@@ -242,6 +246,11 @@ struct net_setup {
  * links also when it fails: then net_destroy() closes them.
  */
 int net_init(struct net *net, const struct net_setup *setup, struct error *err) NEEDS_CHECK;
+/*
+ * Change a limit of sending or receiving while the machine runs; what waits under the old one looks
+ * again. Main.
+ */
+void net_set_rate(struct net *net, bool sending, enum rate_kind kind, const struct rate_limit *limit);
 /* The driver shall tell its neighbours where it is (§5.1.6.5.4). Any worker of the device. */
 void net_announce(struct net *net);
 /* net_stats.c. Any thread: the counters of queue i of the pairs as they are now, or -ENOENT. */
@@ -304,6 +313,11 @@ void net_lane_stop(struct net_lane *lane);
 void net_lane_coalesce(struct net_lane *lane, uint32_t usecs, uint32_t packets);
 /* Publish what was pushed, and ring or leave it for later. At the end of each batch. */
 void net_lane_flush(struct net_lane *lane);
+/* Do the rate limits let a frame pass now? If not the lane resumes by itself when they do. */
+bool net_lane_may_go(struct net_lane *lane);
+void net_lane_charge(struct net_lane *lane, size_t bytes);
+/* The limits changed, or time has passed. */
+void net_lane_resume(struct net_lane *lane);
 struct net_slot *net_fifo_at(const struct net_fifo *f, unsigned i);
 void net_fifo_drop_head(struct net_fifo *f);
 #define net_count(counter, n)                                                                      \

@@ -26,6 +26,7 @@ struct net_options {
 	bool user;
 	uint32_t mtu, num_queues, speed, anti_spoof;
 	bool standby;
+	struct rate_device_options rate;
 };
 
 static int open_user(struct link **ret, const struct net_options *o, struct error *err)
@@ -129,7 +130,8 @@ int net_create(struct virtio_device *dev, const struct device_env *env, const vo
 			(o->anti_spoof == ANTI_SPOOF_AUTO && o->mac.set) };
 	int r = check_standby(o, err);
 
-	(void)env;
+	for (unsigned i = 0; i < ARRAY_SIZE(net->rate) && !r; i++)
+		r = device_rate(&net->rate[i], env, &o->rate, "net", err);
 	if (!r)
 		r = choose_mac(net, o, err);
 	if (!r)
@@ -157,6 +159,7 @@ static const struct option_row net_rows[] = {
 		.help = "pair up with a passed-through function of the same mac, which the guest prefers"),
 	NET_OPTION("speed", OPTION_U32, speed, .max = INT_MAX, .unit = "Mbit/s",
 		.help = "speed that the guest is told; unknown when not given"),
+	RATE_DEVICE_OPTION_ROWS(struct net_options, rate),
 	NET_OPTION("host_mac", OPTION_MAC, host_mac, .help = "address of the tap's end"),
 	NET_OPTION("ip", OPTION_STRING, ip, .help = "IPv4 address of the tap"),
 	NET_OPTION("mask", OPTION_STRING, mask,

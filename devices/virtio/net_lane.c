@@ -1,6 +1,6 @@
 /*
- * One direction of a queue pair: the chains that were popped, its timer, and when the driver is
- * interrupted.
+ * One direction of a queue pair: the chains that were popped, its timer, when the driver is
+ * interrupted, and how much may pass.
  *
  * Coalescing (virtio 1.3 §5.1.6.5.10): used buffers are published at the end of each batch, as
  * ever; the call for them waits until there are max_packets of them, or until the first has
@@ -10,13 +10,15 @@
  * The timer is a timerfd made by main. It is not stopped when a call goes out early, since most
  * often the next batch wants it again: when it rings too soon it is set to what is due then. So
  * under load it costs one system call in max_usecs, not one per batch.
+ *
+ * Rate limits (vmm/rate.h) hold a lane up before a frame and are charged after it. A lane that is
+ * held up mutes its link, or leaves frames in the ring's fifo, and sets the same timer.
  */
 #include "devices/virtio/net.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/timerfd.h>
-#include <time.h>
 #include <unistd.h>
 
 static const uint64_t second = UINT64_C(1000000000);
@@ -35,14 +37,6 @@ void net_fifo_drop_head(struct net_fifo *f)
 }
 
 /* --- timer --- */
-
-static uint64_t now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * second + (uint64_t)ts.tv_nsec;
-}
 
 /* Ring at `at` or before. */
 static void arm(struct net_lane *l, uint64_t at)
@@ -74,14 +68,46 @@ static void call(struct net_lane *l)
 static void on_timer(void *ctx)
 {
 	struct net_lane *l = ctx;
-	uint64_t now = now_ns();
+	uint64_t now = rate_now();
 
 	l->armed = 0;
 	if (!l->queue)
 		return;
 	if (l->call_at && l->call_at <= now)
 		call(l);
+	if (l->go_at && l->go_at <= now)
+		net_lane_resume(l);
 	arm(l, l->call_at);
+	arm(l, l->go_at);
+}
+
+/* --- rate limits --- */
+
+bool net_lane_may_go(struct net_lane *l)
+{
+	if (!rate_active(l->rate))
+		return true;
+	l->go_at = rate_ready(l->rate, rate_now());
+	arm(l, l->go_at);
+	return !l->go_at;
+}
+
+void net_lane_charge(struct net_lane *l, size_t bytes)
+{
+	if (rate_active(l->rate))
+		rate_charge(l->rate, bytes, 1, rate_now());
+}
+
+void net_lane_resume(struct net_lane *l)
+{
+	l->go_at = 0;
+	if (!l->queue)
+		return;
+	if (l == &l->pair->rx)
+		net_rx_run(l->pair);
+	else if (!l->pair->tx_running)
+		net_tx_run(l->pair);
+	net_lane_flush(l);
 }
 
 /* --- worker --- */
@@ -111,7 +137,7 @@ void net_lane_flush(struct net_lane *l)
 		return;
 	} else if (l->unrung) {
 		if (!l->call_at)
-			l->call_at = now_ns() + l->coal_ns;
+			l->call_at = rate_now() + l->coal_ns;
 		arm(l, l->call_at);
 	}
 	account(l);
@@ -124,7 +150,7 @@ int net_lane_start(struct net_lane *l, struct queue *q)
 	if (r)
 		return r;
 	l->queue = q;
-	l->armed = l->call_at = 0;
+	l->armed = l->call_at = l->go_at = 0;
 	l->unrung = 0;
 	l->kicks_before = l->stats.kicks;
 	l->calls_before = l->stats.interrupts;
@@ -144,7 +170,7 @@ void net_lane_stop(struct net_lane *l)
 	loop_remove(l->timer);
 	l->timer = NULL;
 	l->queue = NULL;
-	l->armed = l->call_at = 0;
+	l->armed = l->call_at = l->go_at = 0;
 }
 
 /* --- main --- */

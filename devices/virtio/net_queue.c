@@ -145,7 +145,7 @@ void net_tx_run(struct net_pair *p)
 	int r;
 
 	p->tx_running = true;
-	while (p->tx.fifo.count && !p->tx_blocked) {
+	while (p->tx.fifo.count && !p->tx_blocked && !p->tx.go_at && net_lane_may_go(&p->tx)) {
 		why = p->tx_ready ? NET_DROPS : tx_prepare(p);
 		if (why != NET_DROPS) {
 			net_count(p->tx.stats.dropped[why], 1);
@@ -158,6 +158,7 @@ void net_tx_run(struct net_pair *p)
 			p->tx_blocked = true;
 			break;
 		}
+		net_lane_charge(&p->tx, p->tx_total - sizeof(p->tx_header));
 		if (r)
 			net_count(p->tx.stats.dropped[NET_DROP_LINK], 1);
 		else
@@ -268,7 +269,7 @@ void net_rx_run(struct net_pair *p)
 {
 	ssize_t r;
 
-	if (!p->enabled) {
+	if (!p->enabled || p->rx.go_at) {
 		p->link->ops->listen(p->link, false);
 		return;
 	}
@@ -277,11 +278,13 @@ void net_rx_run(struct net_pair *p)
 	 */
 	for (unsigned n = p->rx.fifo.size; n; n--) {
 		rx_post(p);
-		if (!p->posted) {
+		if (!p->posted || !net_lane_may_go(&p->rx)) {
 			p->link->ops->listen(p->link, false);
 			return;
 		}
 		r = p->link->ops->recv(p->link, p->rx_iov, (int)p->rx_iovs);
+		if (r >= LINK_HEADER_LEN)
+			net_lane_charge(&p->rx, (size_t)r - LINK_HEADER_LEN);
 		if (r >= LINK_HEADER_LEN && rx_wanted(p, (size_t)r))
 			rx_complete(p, (size_t)r);
 		else if (r >= LINK_HEADER_LEN)

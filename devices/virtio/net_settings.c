@@ -175,10 +175,14 @@ void net_apply_enable(struct net_pair *p, bool enabled)
 	if (p->link->ops->enable && p->link->ops->enable(p->link, enabled))
 		log_guest(LOG_WARN, "%s: queue pair %u cannot be %s", p->net->dev.id, p->index,
 			enabled ? "taken into use" : "put out of use");
-	if (p->rx.queue) {
-		net_rx_run(p);
-		net_lane_flush(&p->rx);
-	}
+	net_lane_resume(&p->rx);
+}
+
+void net_set_rate(struct net *net, bool sending, enum rate_kind kind, const struct rate_limit *limit)
+{
+	rate_set(&net->rate[sending], kind, limit);
+	for (unsigned i = 0; i < net->npairs; i++)
+		net_ring(net->pairs[i].wake_fd);
 }
 
 void net_apply(struct net_pair *p)
@@ -198,6 +202,11 @@ void net_apply(struct net_pair *p)
 	memcpy(packets, net->now.coal_packets + 2 * p->index, sizeof(packets));
 	pthread_mutex_unlock(&net->lock);
 	apply_offloads(p, offloads);
+	/* A rate may have changed too. */
+	if (p->rx.go_at)
+		net_lane_resume(&p->rx);
+	if (p->tx.go_at)
+		net_lane_resume(&p->tx);
 	net_lane_coalesce(&p->rx, usecs[0], packets[0]);
 	net_lane_coalesce(&p->tx, usecs[1], packets[1]);
 	net_apply_enable(p, enabled);

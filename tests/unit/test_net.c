@@ -173,6 +173,81 @@ Test(net, counters_tell_what_passed_and_why_not)
 	rig_free(f.rig);
 }
 
+/* Let the loop run until the link got so many frames. */
+static void sent_at_last(struct fixture *f, unsigned n)
+{
+	for (int i = 0; i < 60000 && fake.nsent < n; i++)
+		rig_run(f->rig, 1);
+	cr_assert_eq(fake.nsent, n);
+}
+
+Test(net, a_rate_holds_frames_up_and_loses_none)
+{
+	static const uint32_t pieces[] = { 12, 60 };
+	const struct rate_limit day = { 1, 0, 24 * 3600 * 1000 }, fast = { 1000, 0, 1000 }, none = { 0 };
+	struct fixture f;
+	uint32_t used;
+
+	setup(&f, 0, 0);
+	net_set_rate(f.net, true, RATE_OPS, &day);
+	for (int i = 0; i < 6; i++)
+		transmit(&f, &plain, 1, pieces, 2);
+	sent_at_last(&f, 2); /* the bucket, and one more into debt */
+	rig_run(f.rig, 5);
+	cr_assert_eq(fake.nsent, 2);
+	net_set_rate(f.net, true, RATE_OPS, &none);
+	sent_at_last(&f, 6);
+	for (int i = 0; i < 6; i++)
+		cr_assert_eq(used_of(f.tx, &used), 1);
+	net_set_rate(f.net, true, RATE_OPS, &fast);
+	for (int i = 0; i < 20; i++) {
+		transmit(&f, &plain, 1, pieces, 2);
+		sent_at_last(&f, 7 + (unsigned)i);
+	}
+	rig_free(f.rig);
+}
+
+Test(net, a_rate_mutes_the_link_until_frames_may_come_again)
+{
+	const struct rate_limit day = { 60, 0, 24 * 3600 * 1000 }, none = { 0 };
+	struct fixture f;
+	uint32_t used;
+
+	setup(&f, 0, 0);
+	net_set_rate(f.net, false, RATE_BYTES, &day);
+	for (unsigned i = 0; i < 6; i++)
+		offer(&f, BUF + i * 4096, 2000);
+	kick(&f, RX);
+	for (int i = 0; i < 4; i++)
+		arrive(600);
+	fake.events.readable(fake.events.ctx);
+	cr_assert_eq(fake.taken, 1, "more than the bucket, so it is in debt");
+	cr_assert_not(fake.listening);
+	cr_assert_eq(used_of(f.rx, &used), 1, "the frame that came is there at once");
+	kick(&f, RX);
+	cr_assert_eq(fake.taken, 1, "a kick does not get around it");
+	net_set_rate(f.net, false, RATE_BYTES, &none);
+	for (int i = 0; i < 60000 && fake.taken < 4; i++)
+		rig_run(f.rig, 1);
+	cr_assert_eq(fake.taken, 4);
+	cr_assert(fake.listening);
+	rig_free(f.rig);
+}
+
+Test(net, a_stop_while_held_up_gives_everything_back)
+{
+	static const uint32_t pieces[] = { 12, 60 };
+	const struct rate_limit day = { 1, 0, 24 * 3600 * 1000 };
+	struct fixture f;
+
+	setup(&f, 0, 0);
+	net_set_rate(f.net, true, RATE_OPS, &day);
+	for (int i = 0; i < 6; i++)
+		transmit(&f, &plain, 1, pieces, 2);
+	cr_assert_gt(queue_in_flight(f.tx->q), 0);
+	rig_free(f.rig); /* aborts when a chain is left */
+}
+
 Test(net, a_full_link_keeps_frames_waiting_in_order)
 {
 	static const uint32_t pieces[] = { 12, 60 };

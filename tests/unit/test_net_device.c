@@ -40,6 +40,8 @@ Test(net_device, bad_options_are_refused_with_a_sentence)
 	refused("user,ip=10.0.0.1", "add tap=NAME");
 	refused("tap=a_name_that_is_too_long", "longer than 15 characters");
 	refused("fd=199", "no such open file");
+	refused("user,bw_size=1M", "bw_refill_time");
+	refused("user,rate_group=x", "rate_group=x");
 	refused("user,standby=on", "give mac=");
 	refused("user,anti_spoof=maybe", "anti_spoof");
 	refused("user,num_queues=4", "has one pair of queues");
