@@ -12,11 +12,13 @@
 #ifndef DEVICES_HOST_DISK_H
 #define DEVICES_HOST_DISK_H
 
+#include <errno.h>
 #include <sys/uio.h>
 
 #include "vmm/error.h"
 #include "vmm/loop.h"
 #include "vmm/sandbox.h"
+#include "vmm/util.h"
 
 struct disk;
 struct disk_queue;
@@ -95,11 +97,28 @@ struct disk_ops {
 	void (*drain)(struct disk_queue *q);
 	/* Main; queues destroyed. Takes NULL. */
 	void (*close)(struct disk *d);
+	/* What the owner of a queue asks of the kernel; NULL: nothing. */
+	const struct syscall_row *syscalls;
 };
 
 struct disk {
 	const struct disk_ops *ops;
 };
+
+/*
+ * What start() of every kind of disk checks first: -EROFS, -EINVAL, -ERANGE, or 0. For disks, not
+ * for their owners.
+ */
+static inline int disk_check(const struct disk_info *info, const struct disk_request *rq)
+{
+	if (rq->op == DISK_FLUSH)
+		return 0;
+	if (info->readonly && rq->op != DISK_READ)
+		return -EROFS;
+	if (!rq->len || (rq->offset | rq->len) % 512)
+		return -EINVAL;
+	return range_inside(rq->offset, rq->len, 0, info->size) ? 0 : -ERANGE;
+}
 
 struct disk_raw_config {
 	const char *path;
@@ -120,5 +139,15 @@ struct disk_raw_config {
 int disk_raw_open(struct disk **ret, const struct disk_raw_config *config,
 	struct error *err) NEEDS_CHECK;
 extern const struct syscall_row disk_raw_syscalls[];
+
+struct disk_null_config {
+	uint64_t size;            /* bytes, a multiple of 512 */
+	bool readonly;
+	/* false: a read leaves the buffer as it is, which saves writing it */
+	bool read_zeroes;
+};
+/* No medium: all is done at once and nothing kept. It makes no system calls. */
+int disk_null_open(struct disk **ret, const struct disk_null_config *config,
+	struct error *err) NEEDS_CHECK;
 
 #endif

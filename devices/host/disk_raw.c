@@ -257,6 +257,7 @@ static const struct disk_ops raw_ops = {
 	.submit = raw_queue_submit,
 	.drain = raw_queue_drain,
 	.close = raw_close,
+	.syscalls = disk_raw_syscalls,
 };
 
 int disk_raw_open(struct disk **ret, const struct disk_raw_config *config, struct error *err)

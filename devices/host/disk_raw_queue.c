@@ -243,18 +243,12 @@ static void on_ring(void *ctx, unsigned events)
 
 int raw_queue_start(struct disk_queue *q, struct disk_request *rq)
 {
-	const struct disk_info *info = &q->disk->info;
+	int r = disk_check(&q->disk->info, rq);
 
+	if (r)
+		return r;
 	if (q->in_flight == q->depth)
 		return -EBUSY;
-	if (info->readonly && rq->op != DISK_READ && rq->op != DISK_FLUSH)
-		return -EROFS;
-	if (rq->op != DISK_FLUSH) {
-		if (!rq->len || (rq->offset | rq->len) % 512)
-			return -EINVAL;
-		if (!range_inside(rq->offset, rq->len, 0, info->size))
-			return -ERANGE;
-	}
 	raw_op_begin(q->disk, rq);
 	q->in_flight++;
 	issue(q, rq);

@@ -323,6 +323,8 @@ static int find_worker(struct worker **ret, const struct virtio_device *dev,
 	if (r == 0)
 		r = worker_allow(*ret, dev->type->syscalls);
 	if (r == 0)
+		r = worker_allow(*ret, dev->syscalls);
+	if (r == 0)
 		r = worker_allow(*ret, queue_syscalls);
 	if (r == 0)
 		r = worker_allow(*ret, back_worker_syscalls);

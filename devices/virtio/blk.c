@@ -17,7 +17,8 @@
 struct blk_options {
 	struct virtio_options virtio;
 	char *path, *serial;
-	bool readonly, direct;
+	uint64_t null_size;
+	bool readonly, direct, read_zeroes;
 	uint32_t num_queues;
 };
 
@@ -129,15 +130,39 @@ static int make_queue(struct blk *blk, struct blk_queue *bq, struct error *err)
 	return blk->disk->ops->queue_create(&bq->disk_queue, blk->disk, n, &events, err);
 }
 
-static int blk_create(struct virtio_device *dev, const struct device_env *env, const void *options,
-	struct error *err)
+/* `path` or `null`, one of them. */
+static int open_disk(struct disk **ret, const struct blk_options *o, struct error *err)
 {
-	const struct blk_options *o = options;
-	const struct disk_raw_config config = {
+	const struct disk_raw_config raw = {
 		.path = o->path,
 		.readonly = o->readonly,
 		.direct = o->direct,
 	};
+	const struct disk_null_config null = {
+		.size = o->null_size,
+		.readonly = o->readonly,
+		.read_zeroes = o->read_zeroes,
+	};
+	int r;
+
+	if (o->path && o->null_size)
+		return error_set(err, EINVAL,
+			"--disk path=%s,null=%llu: a disk is a file or none at all; leave out one of the two",
+			o->path, (unsigned long long)o->null_size);
+	if (!o->path && !o->null_size)
+		return error_set(err, EINVAL, "--disk: what the disk is, is not said; add path=FILE, or null=SIZE");
+	if (!o->path) {
+		r = disk_null_open(ret, &null, err);
+		return r ? error_prefix(err, r, "--disk null=%llu", (unsigned long long)o->null_size) : 0;
+	}
+	r = disk_raw_open(ret, &raw, err);
+	return r ? error_prefix(err, r, "--disk path=%s", o->path) : 0;
+}
+
+static int blk_create(struct virtio_device *dev, const struct device_env *env, const void *options,
+	struct error *err)
+{
+	const struct blk_options *o = options;
 	struct blk *blk = container_of(dev, struct blk, dev);
 	int r;
 
@@ -148,9 +173,10 @@ static int blk_create(struct virtio_device *dev, const struct device_env *env, c
 	/* Not a string for the guest: 20 bytes, with a NUL only when there is room. */
 	if (o->serial)
 		memcpy(blk->serial, o->serial, strlen(o->serial));
-	r = disk_raw_open(&blk->disk, &config, err);
+	r = open_disk(&blk->disk, o, err);
 	if (r)
-		return error_prefix(err, r, "--disk path=%s", o->path);
+		return r;
+	dev->syscalls = blk->disk->ops->syscalls;
 	blk->disk->ops->info(blk->disk, &blk->info);
 	blk->max_iov = MIN(MAX(dev->queue_size, 3u) - 2u, (unsigned)BLK_SEG_MAX) + BLK_IOV_EXTRA;
 	blk->writeback = 1;
@@ -181,8 +207,13 @@ static void blk_destroy(struct virtio_device *dev)
 
 static const struct option_row blk_rows[] = {
 	{ .key = "path", .type = OPTION_PATH, .offset = offsetof(struct blk_options, path),
-		.required = true,
 		.help = "raw image or block device" },
+	{ .key = "null", .type = OPTION_SIZE, .offset = offsetof(struct blk_options, null_size),
+		.min = 512, .max = UINT64_C(1) << 60, .unit = "bytes",
+		.help = "instead of path: a disk of that size that keeps nothing, for measuring" },
+	{ .key = "read_zeroes", .type = OPTION_BOOL, .def = "on",
+		.offset = offsetof(struct blk_options, read_zeroes),
+		.help = "of null: reads give zeroes; off leaves the guest's buffer as it is" },
 	{ .key = "readonly", .type = OPTION_BOOL, .offset = offsetof(struct blk_options, readonly),
 		.def = "off",
 		.help = "the guest may not write; several machines may share the disk" },
@@ -243,7 +274,6 @@ const struct virtio_type virtio_blk_type = {
 	.size = sizeof(struct blk),
 	.config_size = sizeof(struct blk_config),
 	.options = &blk_group,
-	.syscalls = disk_raw_syscalls,
 	.state = &blk_state,
 	.create = blk_create,
 	.queue_start = blk_queue_start,

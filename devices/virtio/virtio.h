@@ -164,6 +164,11 @@ struct virtio_device {
 	uint64_t features;                 /* negotiated; set before the first queue_start */
 	uint16_t nqueues;                  /* const after create */
 	uint16_t queue_size;               /* const after create: the largest */
+	/*
+	 * const after create: what the host side asks of its workers, beyond the type's; NULL:
+	 * nothing
+	 */
+	const struct syscall_row *syscalls;
 	struct virtio_config config;
 	struct queue *queues[VIRTIO_QUEUES_MAX]; /* running ones, else NULL; entry i: owner of queue i */
 	/*

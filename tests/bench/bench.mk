@@ -33,7 +33,12 @@ $(bench_dir)/net_floor: tests/bench/net_floor.c
 	@mkdir -p $(@D)
 	$(CC) -D_GNU_SOURCE -std=gnu17 -O2 $(WARN) -o $@ $<
 
-bench-build: $(BUILD)/microvm $(addprefix $(bench_dir)/,start floor tiny.elf tiny.bin load.elf io_floor net_floor)
+# The device's code as the program has it, with the driver of the tests at the other end.
+$(bench_dir)/%_bench: $(BUILD)/tests/bench/%_bench.o $(driver_objects) $(library)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(filter-out %gc-sections,$(LDFLAGS)) -o $@ $^ $(LDLIBS)
+
+bench-build: $(BUILD)/microvm $(addprefix $(bench_dir)/,start floor tiny.elf tiny.bin load.elf io_floor net_floor queue_bench blk_bench)
 
 bench: bench-build
 	@tests/bench/run --build $(BUILD) --results tests/bench/RESULTS.md

@@ -310,7 +310,32 @@ Test(blk, bad_options_are_refused_with_a_sentence)
 	cr_assert_null(rig_new(&virtio_blk_type, "path=/x,serial=123456789012345678901", &err));
 	cr_assert(strstr(err.text, "longer than 20 bytes"), "%s", err.text);
 	cr_assert_null(rig_new(&virtio_blk_type, "path=/x,num_queues=17", &err));
-	cr_assert_null(rig_new(&virtio_blk_type, "readonly=on", &err), "path is required");
+	cr_assert_null(rig_new(&virtio_blk_type, "readonly=on", &err));
+	cr_assert(strstr(err.text, "add path=FILE, or null=SIZE"), "%s", err.text);
+	cr_assert_null(rig_new(&virtio_blk_type, "path=/x,null=1M", &err));
+	cr_assert(strstr(err.text, "leave out one of the two"), "%s", err.text);
+	cr_assert_null(rig_new(&virtio_blk_type, "null=1000", &err));
+	cr_assert(strstr(err.text, "--disk null=1000: 1000 bytes are no multiple of 512"), "%s", err.text);
+}
+
+Test(blk, a_null_disk_serves_without_a_file_and_asks_nothing_of_the_kernel)
+{
+	struct error err = { "" };
+	struct fixture f = { .rig = rig_new(&virtio_blk_type, "null=2M", &err) };
+
+	cr_assert(f.rig, "%s", err.text);
+	f.blk = container_of(f.rig->dev, struct blk, dev);
+	cr_assert_null(f.rig->dev->syscalls);
+	rig_start(f.rig, 0, QUEUE, BASIC);
+	f.h = f.rig->h[0];
+	fill_in(&f, 0xaa, 4096);
+	cr_assert_eq(request(&f, BLK_T_OUT, 0, 4096, 0), BLK_S_OK);
+	memset(harness_at(f.h, OUT), 0xaa, 4096);
+	cr_assert_eq(request(&f, BLK_T_IN, 0, 0, 4096), BLK_S_OK);
+	cr_assert(all(harness_at(f.h, OUT), 0, 4096), "nothing was kept");
+	cr_assert_eq(request(&f, BLK_T_IN, SIZE / 512, 0, 512), BLK_S_IOERR);
+	cr_assert_eq(request(&f, BLK_T_FLUSH, 0, 0, 0), BLK_S_OK);
+	rig_free(f.rig);
 }
 
 Test(blk, the_write_cache_switch_is_saved_and_loaded)
