@@ -1,6 +1,7 @@
 /*
  * Guest memory is a short sorted array of regions. Lookups scan it: machines have one to four
- * regions, and the first compare nearly always hits.
+ * regions, and the first compare nearly always hits. The scan of each buffer goes over a second
+ * array, of three words per region of RAM (struct mem_head), which is remade with every change.
  *
  * The array is written by main while nobody else looks (before the machine runs, or with vCPUs
  * parked and workers drained), so readers take no lock. The dirty log is a bitmap per region that
@@ -31,9 +32,8 @@ struct region {
 };
 
 struct guest_mem {
+	struct mem_head head; /* first */
 	unsigned count;
-	uint32_t generation;
-	_Atomic bool log;
 	struct region regions[MEM_REGIONS_MAX];
 	struct mem_listener *listeners;
 };
@@ -65,15 +65,21 @@ void mem_destroy(struct guest_mem *mem)
 	free(mem);
 }
 
-static const struct region *find(const struct guest_mem *mem, uint64_t addr, size_t len, enum mem_kind kind)
+/* After every change of the array. */
+static void changed(struct guest_mem *mem)
 {
-	for (unsigned i = 0; i < mem->count; i++) {
-		const struct region *r = &mem->regions[i];
+	struct mem_head *h = &mem->head;
 
-		if (r->r.kind == kind && range_inside(addr, len, r->r.gpa, r->r.size))
-			return r;
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < mem->count; i++) {
+		const struct mem_region *r = &mem->regions[i].r;
+
+		if (r->kind == MEM_RAM)
+			h->ram[n++] = (struct mem_ram){ r->gpa, r->size, r->host };
 	}
-	return NULL;
+	memset(&h->ram[n], 0, sizeof(h->ram[n]));
+	h->generation++;
 }
 
 static int insert(struct guest_mem *mem, const struct region *new, struct error *err)
@@ -97,12 +103,13 @@ static int insert(struct guest_mem *mem, const struct region *new, struct error 
 	mem->regions[at] = *new;
 	mem->regions[at].r.slot = slot;
 	mem->count++;
-	mem->generation++;
+	changed(mem);
 	for (l = mem->listeners; l && r == 0; l = l->next)
 		r = l->add(l, &mem->regions[at].r, err);
 	if (r < 0) {
 		mem->count--;
 		memmove(&mem->regions[at], &mem->regions[at + 1], (mem->count - at) * sizeof(*new));
+		changed(mem);
 	}
 	return r;
 }
@@ -209,11 +216,6 @@ uint64_t mem_ram_size(const struct guest_mem *mem)
 	return sum;
 }
 
-uint32_t mem_generation(const struct guest_mem *mem)
-{
-	return mem->generation;
-}
-
 int mem_listen(struct guest_mem *mem, struct mem_listener *listener, struct error *err)
 {
 	for (unsigned i = 0; i < mem->count; i++) {
@@ -233,16 +235,16 @@ int mem_listen(struct guest_mem *mem, struct mem_listener *listener, struct erro
 
 int mem_iov(const struct guest_mem *mem, gpa_t addr, size_t len, struct iovec *iov, int max)
 {
-	const struct region *r = find(mem, addr.v, len, MEM_RAM);
+	void *whole = mem_at(mem, addr, len);
 	uint64_t at = addr.v, end;
 	int n = 0;
 
 	if (!len)
 		return 0;
-	if (r) {
+	if (whole) {
 		if (max < 1)
 			return -E2BIG;
-		iov[0] = (struct iovec){ r->r.host + (at - r->r.gpa), len };
+		iov[0] = (struct iovec){ whole, len };
 		return 1;
 	}
 	if (add_overflows(at, len, &end))
@@ -295,9 +297,7 @@ int mem_write(struct guest_mem *mem, gpa_t addr, const void *buf, size_t len)
 
 void *mem_map(const struct guest_mem *mem, gpa_t addr, size_t len, size_t align)
 {
-	const struct region *r = is_aligned(addr.v, align) ? find(mem, addr.v, len, MEM_RAM) : NULL;
-
-	return r && len ? r->r.host + (addr.v - r->r.gpa) : NULL;
+	return is_aligned(addr.v, align) ? mem_at(mem, addr, len) : NULL;
 }
 
 static size_t region_words(const struct region *r)
@@ -315,13 +315,9 @@ static void mark(struct region *r, const uint8_t *host, size_t len)
 			memory_order_relaxed);
 }
 
-void mem_dirty_host(struct guest_mem *mem, const void *host, size_t len)
+void mem_dirty_mark(struct guest_mem *mem, const void *host, size_t len)
 {
-	/*
-	 * Acquire pairs with the release in mem_dirty_start: with the flag seen, the bitmaps are
-	 * there.
-	 */
-	if (!len || !atomic_load_explicit(&mem->log, memory_order_acquire))
+	if (!len)
 		return;
 	for (unsigned i = 0; i < mem->count; i++) {
 		struct region *r = &mem->regions[i];
@@ -348,13 +344,13 @@ int mem_dirty_start(struct guest_mem *mem, struct error *err)
 		memset(r->dirty_words, 0, region_words(r) * sizeof(uint64_t));
 		r->dirty = (_Atomic uint64_t *)r->dirty_words;
 	}
-	atomic_store_explicit(&mem->log, true, memory_order_release);
+	atomic_store_explicit(&mem->head.log, true, memory_order_release);
 	return 0;
 }
 
 void mem_dirty_stop(struct guest_mem *mem)
 {
-	atomic_store_explicit(&mem->log, false, memory_order_release);
+	atomic_store_explicit(&mem->head.log, false, memory_order_release);
 	for (unsigned i = 0; i < mem->count; i++) {
 		free(mem->regions[i].dirty_words);
 		mem->regions[i].dirty_words = NULL;

@@ -16,9 +16,11 @@
 #ifndef VMM_MEM_H
 #define VMM_MEM_H
 
+#include <stdatomic.h>
 #include <sys/uio.h>
 
 #include "vmm/error.h"
+#include "vmm/util.h"
 
 typedef struct {
 	uint64_t v;
@@ -48,6 +50,25 @@ struct mem_region {
 
 struct guest_mem;
 
+/*
+ * What is asked for each buffer of a guest, in front of struct guest_mem, so that the answer costs
+ * no call: the RAM regions by address, and the two words that say whether anything is out of the
+ * ordinary. Written by mem.c alone, as the map is.
+ */
+struct mem_head {
+	uint32_t generation;
+	_Atomic bool log; /* a dirty log is on */
+	struct mem_ram {
+		uint64_t gpa, size;
+		uint8_t *host;
+	} ram[MEM_REGIONS_MAX + 1]; /* size 0 ends them */
+};
+
+static inline const struct mem_head *mem_head(const struct guest_mem *mem)
+{
+	return (const struct mem_head *)mem;
+}
+
 struct mem_config {
 	bool shared;    /* a sealed memfd instead of anonymous memory */
 	bool hugepages; /* hugetlb, with hugepage_size (0: the host's default) */
@@ -73,7 +94,10 @@ int mem_add_borrowed(struct guest_mem *mem, uint64_t gpa, uint64_t size, void *h
 unsigned mem_region_count(const struct guest_mem *mem);
 const struct mem_region *mem_region(const struct guest_mem *mem, unsigned i);
 uint64_t mem_ram_size(const struct guest_mem *mem);
-uint32_t mem_generation(const struct guest_mem *mem);
+static inline uint32_t mem_generation(const struct guest_mem *mem)
+{
+	return mem_head(mem)->generation;
+}
 
 /*
  * Listeners hear of each region: those that are there now at once, later ones as they come. Main
@@ -101,6 +125,36 @@ int mem_write(struct guest_mem *mem, gpa_t addr, const void *buf, size_t len) NE
 int mem_iov(const struct guest_mem *mem, gpa_t addr, size_t len, struct iovec *iov, int max) NEEDS_CHECK;
 
 /*
+ * The host's pointer to [addr, addr + len) when one region of RAM holds it all: this one, or any.
+ * Else NULL, also for a len of 0, and mem_iov() knows whether it is several regions or none. An
+ * entry of `ram` may be remembered as a guess for the next lookup: what it says is checked each
+ * time.
+ */
+static inline bool mem_holds(const struct mem_ram *r, gpa_t addr, size_t len)
+{
+	uint64_t off = addr.v - r->gpa; /* huge when addr lies before the region */
+
+	/* len - 1 is huge for 0, and else below what is left of the region from `off` on */
+	return off < r->size && len - 1 < r->size - off;
+}
+
+static inline void *mem_in(const struct mem_ram *r, gpa_t addr, size_t len)
+{
+	return mem_holds(r, addr, len) ? r->host + (addr.v - r->gpa) : NULL;
+}
+
+static inline void *mem_at(const struct guest_mem *mem, gpa_t addr, size_t len)
+{
+	const struct mem_ram *r = mem_head(mem)->ram;
+	void *at;
+
+	do
+		at = mem_in(r, addr, len);
+	while (!at && (++r)->size);
+	return at;
+}
+
+/*
  * A pointer to [addr, addr + len) inside one region, valid until the generation changes; NULL when
  * it is not RAM, spans regions, or addr is not a multiple of `align` (a power of two). For rings
  * only.
@@ -111,7 +165,20 @@ void *mem_map(const struct guest_mem *mem, gpa_t addr, size_t len, size_t align)
  * Somebody of ours wrote [host, host + len), a range that mem_iov or mem_map gave. Cheap while no
  * log is on.
  */
-void mem_dirty_host(struct guest_mem *mem, const void *host, size_t len);
+static inline bool mem_dirty_on(const struct guest_mem *mem)
+{
+	/*
+	 * Acquire pairs with the release in mem_dirty_start: with the flag seen, the bitmaps are
+	 * there.
+	 */
+	return atomic_load_explicit(&mem_head(mem)->log, memory_order_acquire);
+}
+void mem_dirty_mark(struct guest_mem *mem, const void *host, size_t len);
+static inline void mem_dirty_host(struct guest_mem *mem, const void *host, size_t len)
+{
+	if (mem_dirty_on(mem))
+		mem_dirty_mark(mem, host, len);
+}
 /*
  * Dirty log: a bit per 4 KiB page of RAM, in region order. Start clears it. mem_dirty_fetch moves
  * region `i`'s bits to `bits` ((pages + 63) / 64 words) and clears them. Main or migrate thread.

@@ -47,7 +47,8 @@ struct disk_request {
 	 */
 	struct iovec *iov;
 	int iovcnt;
-	uint64_t done_so_far;     /* private, as are those below */
+	/* the disk's own, as are those below: start() sets them, whatever they are before */
+	uint64_t done_so_far;
 	uint8_t phase, tries;
 	bool buffered;
 	struct disk_request *next;
@@ -111,10 +112,8 @@ struct disk {
  */
 static inline int disk_check(const struct disk_info *info, const struct disk_request *rq)
 {
-	if (rq->op == DISK_FLUSH)
-		return 0;
-	if (info->readonly && rq->op != DISK_READ)
-		return -EROFS;
+	if (rq->op != DISK_READ && (rq->op == DISK_FLUSH || info->readonly))
+		return rq->op == DISK_FLUSH ? 0 : -EROFS;
 	if (!rq->len || (rq->offset | rq->len) % 512)
 		return -EINVAL;
 	return range_inside(rq->offset, rq->len, 0, info->size) ? 0 : -ERANGE;

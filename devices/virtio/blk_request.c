@@ -28,19 +28,20 @@ static struct blk_request *request_take(struct blk_queue *bq, struct chain *chai
 
 	bq->free = rq->next;
 	rq->chain = chain;
-	rq->disk = (struct disk_request){ 0 };
 	rq->nranges = rq->range = 0;
-	chain_set_user(chain, rq);
 	return rq;
 }
 
-static void request_finish(struct blk_queue *bq, struct blk_request *rq, uint8_t status)
+/* `wrote`: bytes of data that a read brought, all or none. */
+static inline void request_finish(struct blk_queue *bq, struct blk_request *rq, size_t wrote, uint8_t status)
 {
-	chain_write_tail(rq->chain, &status, sizeof(status));
-	queue_push(bq->queue, rq->chain);
+	struct chain *c = rq->chain;
+
 	rq->chain = NULL;
 	rq->next = bq->free;
 	bq->free = rq;
+	chain_finish(c, wrote, status);
+	queue_push(bq->queue, c);
 }
 
 /* The host failed, not the guest: one event for whoever watches the machine, and a line. */
@@ -70,22 +71,28 @@ static uint8_t status_of(int result)
 
 static int start_range(struct blk_queue *bq, struct blk_request *rq);
 
-void blk_on_done(void *ctx, struct disk_request *disk_rq, int result)
+static __attribute__((noinline)) void done_seldom(struct blk_queue *bq, struct blk_request *rq, int result)
 {
-	struct blk_queue *bq = ctx;
-	struct blk_request *rq = container_of(disk_rq, struct blk_request, disk);
-
 	if (result)
-		host_failed(bq->blk, disk_rq, result);
-	else if (disk_rq->op == DISK_READ)
-		chain_wrote(rq->chain, disk_rq->len);
+		host_failed(bq->blk, &rq->disk, result);
 	if (!result && rq->range < rq->nranges) {
 		result = start_range(bq, rq);
 		if (!result)
 			return;
 		result = MIN(result, 0);
 	}
-	request_finish(bq, rq, status_of(result));
+	request_finish(bq, rq, 0, status_of(result));
+}
+
+void blk_on_done(void *ctx, struct disk_request *disk_rq, int result)
+{
+	struct blk_request *rq = container_of(disk_rq, struct blk_request, disk);
+
+	if (seldom(result || rq->nranges)) {
+		done_seldom(ctx, rq, result);
+		return;
+	}
+	request_finish(ctx, rq, disk_rq->op == DISK_READ ? disk_rq->len : 0, BLK_S_OK);
 }
 
 void blk_on_batch_done(void *ctx)
@@ -121,6 +128,12 @@ static int start(struct blk_queue *bq, struct blk_request *rq)
 	return r ? status_of(r) : STARTED;
 }
 
+/* No data is no error, in its place. */
+static int nothing_to_transfer(const struct blk *blk, enum disk_op op, uint64_t offset)
+{
+	return offset > blk->info.size || (op == DISK_WRITE && blk->info.readonly) ? BLK_S_IOERR : BLK_S_OK;
+}
+
 static int start_transfer(struct blk_queue *bq, struct blk_request *rq, enum disk_op op,
 	uint64_t sector)
 {
@@ -129,18 +142,17 @@ static int start_transfer(struct blk_queue *bq, struct blk_request *rq, enum dis
 	uint64_t offset;
 	int n;
 
-	if (len % BLK_SECTOR || mul_overflows(sector, BLK_SECTOR, &offset) ||
-		!range_inside(offset, len, 0, bq->blk->info.size))
-		return BLK_S_IOERR;
-	if (!in && bq->blk->info.readonly)
+	/* The disk itself checks the range; but it is not asked where there is nothing to do. */
+	if (len % BLK_SECTOR || mul_overflows(sector, BLK_SECTOR, &offset))
 		return BLK_S_IOERR;
 	if (!len)
-		return BLK_S_OK;
+		return nothing_to_transfer(bq->blk, op, offset);
 	n = in ? chain_iov_out(rq->chain, len, rq->iov, (int)bq->blk->max_iov) :
 		chain_iov_in(rq->chain, len, rq->iov, (int)bq->blk->max_iov);
 	if (n < 0)
 		return BLK_S_IOERR;
 	rq->disk.op = op;
+	rq->disk.unmap = false;
 	rq->disk.sync = !in && writes_are_stable(bq->blk);
 	rq->disk.offset = offset;
 	rq->disk.len = len;
@@ -149,20 +161,12 @@ static int start_transfer(struct blk_queue *bq, struct blk_request *rq, enum dis
 	return start(bq, rq);
 }
 
-static int begin_in(struct blk_queue *bq, struct blk_request *rq, const struct blk_header *h)
-{
-	return start_transfer(bq, rq, DISK_READ, h->sector);
-}
-
-static int begin_out(struct blk_queue *bq, struct blk_request *rq, const struct blk_header *h)
-{
-	return start_transfer(bq, rq, DISK_WRITE, h->sector);
-}
-
 static int begin_flush(struct blk_queue *bq, struct blk_request *rq, const struct blk_header *h)
 {
 	(void)h;
 	rq->disk.op = DISK_FLUSH;
+	rq->disk.sync = rq->disk.unmap = false;
+	rq->disk.offset = rq->disk.len = 0;
 	return start(bq, rq);
 }
 
@@ -242,16 +246,14 @@ static int begin_write_zeroes(struct blk_queue *bq, struct blk_request *rq,
 }
 
 /*
- * What a driver may send, and the feature it must have negotiated for it. Anything else is
- * unsupported: no SCSI, ever.
+ * What a driver may send besides reads and writes, and the feature it must have negotiated for it.
+ * Anything else is unsupported: no SCSI, ever.
  */
 static const struct {
 	uint32_t type;
 	unsigned feature;             /* bit number; 0: always */
 	int (*begin)(struct blk_queue *bq, struct blk_request *rq, const struct blk_header *h);
 } kinds[] = {
-	{ BLK_T_IN, 0, begin_in },
-	{ BLK_T_OUT, 0, begin_out },
 	{ BLK_T_FLUSH, BLK_F_FLUSH, begin_flush },
 	{ BLK_T_GET_ID, 0, begin_get_id },
 	{ BLK_T_DISCARD, BLK_F_DISCARD, begin_discard },
@@ -264,6 +266,8 @@ static int begin(struct blk_queue *bq, struct blk_request *rq)
 
 	if (chain_read(rq->chain, &h, sizeof(h)))
 		return BLK_S_IOERR;
+	if (h.type == BLK_T_IN || h.type == BLK_T_OUT)
+		return start_transfer(bq, rq, h.type == BLK_T_IN ? DISK_READ : DISK_WRITE, h.sector);
 	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
 		if (kinds[i].type != h.type)
 			continue;
@@ -294,7 +298,7 @@ int blk_handle(struct virtio_device *dev, struct queue *q)
 		rq = request_take(bq, chain);
 		r = begin(bq, rq);
 		if (r != STARTED)
-			request_finish(bq, rq, (uint8_t)r);
+			request_finish(bq, rq, 0, (uint8_t)r);
 		r = 1;
 	}
 	bq->blk->disk->ops->submit(bq->disk_queue);

@@ -20,22 +20,6 @@
 /* A failed request this large keeps its bytes, and its used length ends before them. */
 enum { ZERO_MAX = MIB };
 
-void chain_reset(struct chain *c)
-{
-	c->user = NULL;
-	c->in = c->out = c->wrote = (struct cursor){ .iov = c->iov };
-	c->total = c->out_total = c->tail = 0;
-	c->tail_written = c->done = false;
-	c->niov = c->niov_in = 0;
-}
-
-void chain_rewind(struct chain *c)
-{
-	c->out.iov = &c->iov[c->niov_in];
-	c->out_total = c->out.left;
-	c->wrote = c->out;
-}
-
 /*
  * The next contiguous piece of at most `max` bytes (not 0, nor more than is left); the cursor moves
  * past it.
@@ -75,7 +59,7 @@ static void fill(struct chain *c, struct cursor *k, const void *from, size_t len
 	}
 }
 
-static int pieces(struct cursor *k, size_t len, struct iovec *iov, int max)
+int chain_iov_pieces(struct cursor *k, size_t len, struct iovec *iov, int max)
 {
 	struct cursor ahead = *k;
 	int n = 0;
@@ -90,23 +74,11 @@ static int pieces(struct cursor *k, size_t len, struct iovec *iov, int max)
 	return n;
 }
 
-size_t chain_in_left(const struct chain *c)
-{
-	return c->in.left;
-}
-
-size_t chain_out_left(const struct chain *c)
-{
-	return c->out.left;
-}
-
-int chain_read(struct chain *c, void *buf, size_t len)
+void chain_read_pieces(struct chain *c, void *buf, size_t len)
 {
 	uint8_t *to = buf;
 	void *from;
 
-	if (len > c->in.left)
-		return -ENODATA;
 	while (len) {
 		size_t n = take(&c->in, len, &from);
 
@@ -114,7 +86,6 @@ int chain_read(struct chain *c, void *buf, size_t len)
 		to += n;
 		len -= n;
 	}
-	return 0;
 }
 
 int chain_skip(struct chain *c, size_t len)
@@ -146,17 +117,7 @@ int chain_write(struct chain *c, const void *buf, size_t len)
 	return 0;
 }
 
-int chain_iov_in(struct chain *c, size_t len, struct iovec *iov, int max)
-{
-	return len > c->in.left ? -ENODATA : pieces(&c->in, len, iov, max);
-}
-
-int chain_iov_out(struct chain *c, size_t len, struct iovec *iov, int max)
-{
-	return len > c->out.left ? -ENOSPC : pieces(&c->out, len, iov, max);
-}
-
-void chain_wrote(struct chain *c, size_t len)
+void chain_wrote_pieces(struct chain *c, size_t len)
 {
 	void *at;
 
@@ -169,19 +130,9 @@ void chain_wrote(struct chain *c, size_t len)
 	}
 }
 
-int chain_reserve_tail(struct chain *c, size_t len)
-{
-	assert(!c->tail);
-	if (len > c->out.left)
-		return -ENOSPC;
-	c->tail = (uint32_t)len;
-	c->out.left -= (uint32_t)len;
-	return 0;
-}
-
 void chain_write_tail(struct chain *c, const void *buf, size_t len)
 {
-	struct iovec *v = &c->iov[c->niov - 1];
+	struct iovec *v = c->last;
 	size_t back = len, gap = c->wrote.left - c->tail;
 	struct cursor k;
 
@@ -196,11 +147,10 @@ void chain_write_tail(struct chain *c, const void *buf, size_t len)
 	c->tail_written = true;
 }
 
-uint32_t chain_written(const struct chain *c)
+void chain_finish_pieces(struct chain *c, size_t len, uint8_t status)
 {
-	bool gap = c->wrote.left > c->tail;
-
-	return c->tail_written && !gap ? c->out_total : c->out_total - c->wrote.left;
+	chain_wrote_pieces(c, len);
+	chain_write_tail(c, &status, 1);
 }
 
 void chain_set_user(struct chain *c, void *user)

@@ -5,6 +5,9 @@
  * A chain is a private copy: descriptors were fetched once, checked, and turned into iovecs (guest
  * RAM only). Bytes behind the iovecs may still change under us: chain_read() copies, so check the
  * copy.
+ *
+ * What each request of a busy device passes through is inline (chain_inline.h): a header of a known
+ * length in one piece, data in one piece, a status byte. Everything else is a call.
  */
 #ifndef DEVICES_VIRTIO_CHAIN_H
 #define DEVICES_VIRTIO_CHAIN_H
@@ -16,11 +19,11 @@
 struct chain;
 
 /* Bytes left before the cursor's end, on the readable and the writable side. */
-size_t chain_in_left(const struct chain *c);
-size_t chain_out_left(const struct chain *c);
+static inline size_t chain_in_left(const struct chain *c);
+static inline size_t chain_out_left(const struct chain *c);
 
 /* 0, or -ENODATA / -ENOSPC when less than `len` is left (then nothing moved). */
-int chain_read(struct chain *c, void *buf, size_t len) NEEDS_CHECK;
+static inline int chain_read(struct chain *c, void *buf, size_t len) NEEDS_CHECK;
 int chain_write(struct chain *c, const void *buf, size_t len) NEEDS_CHECK;
 int chain_skip(struct chain *c, size_t len) NEEDS_CHECK;
 
@@ -30,13 +33,13 @@ int chain_skip(struct chain *c, size_t len) NEEDS_CHECK;
  * (more than `max`); on error nothing moved. On the writable side they count as written only by
  * chain_wrote().
  */
-int chain_iov_in(struct chain *c, size_t len, struct iovec *iov, int max) NEEDS_CHECK;
-int chain_iov_out(struct chain *c, size_t len, struct iovec *iov, int max) NEEDS_CHECK;
+static inline int chain_iov_in(struct chain *c, size_t len, struct iovec *iov, int max) NEEDS_CHECK;
+static inline int chain_iov_out(struct chain *c, size_t len, struct iovec *iov, int max) NEEDS_CHECK;
 /*
  * `len` bytes of what chain_iov_out handed out hold data now (counted from the first not yet
  * counted).
  */
-void chain_wrote(struct chain *c, size_t len);
+static inline void chain_wrote(struct chain *c, size_t len);
 /*
  * The last `len` bytes of the writable side are cut off for a trailer (blk status byte): they are
  * no longer part of chain_out_left(), and chain_write_tail() fills them, all of them at once. Once
@@ -44,13 +47,20 @@ void chain_wrote(struct chain *c, size_t len);
  * zeroed, so that the used length covers the whole writable side (§2.7.8.2); above 1 MiB it is left
  * alone and the used length ends where counting ended. So call chain_wrote() first.
  */
-int chain_reserve_tail(struct chain *c, size_t len) NEEDS_CHECK;
+static inline int chain_reserve_tail(struct chain *c, size_t len) NEEDS_CHECK;
 void chain_write_tail(struct chain *c, const void *buf, size_t len);
+/*
+ * chain_wrote() of `len` bytes, all that were handed out or none, and a trailer of one byte: how
+ * most requests end.
+ */
+static inline void chain_finish(struct chain *c, size_t len, uint8_t status);
 /* What queue_push() reports. */
-uint32_t chain_written(const struct chain *c);
+static inline uint32_t chain_written(const struct chain *c);
 
 /* A word of the device's own per chain, e.g. its request: NULL after pop. */
 void chain_set_user(struct chain *c, void *user);
 void *chain_user(const struct chain *c);
+
+#include "devices/virtio/chain_inline.h"
 
 #endif

@@ -22,15 +22,11 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "devices/virtio/queue_private.h"
+#include "devices/virtio/queue_hot.h"
 #include "devices/virtio/virtio.h"
 #include "vmm/log.h"
 
-/*
- * Buffers that cross region borders need more iovecs than descriptors; more borders than this is
- * malformed.
- */
-enum { IOV_EXTRA = 16, LINE = 64 };
+enum { LINE = 64 };
 
 const struct syscall_row queue_syscalls[] = {
 	{ SYSCALL(write, "ring the call eventfd: one interrupt per batch") },
@@ -76,7 +72,7 @@ static struct queue *alloc_queue(unsigned size, size_t priv_size)
 	size_t iov_max = size + IOV_EXTRA;
 	size_t chain_bytes = align_up(sizeof(struct chain) + iov_max * sizeof(struct iovec), LINE);
 	size_t end = sizeof(struct queue);
-	size_t busy = place(&end, (size + 63) / 64 * sizeof(uint64_t));
+	size_t busy = place(&end, size * sizeof(bool));
 	size_t order = place(&end, size * sizeof(struct chain *));
 	size_t table = place(&end, size * sizeof(struct vring_desc));
 	size_t priv = place(&end, priv_size);
@@ -89,8 +85,7 @@ static struct queue *alloc_queue(unsigned size, size_t priv_size)
 		return NULL;
 	q->mapped_bytes = end;
 	q->chain_bytes = chain_bytes;
-	q->iov_max = (uint16_t)iov_max;
-	q->busy = (uint64_t *)(base + busy);
+	q->busy = (bool *)(base + busy);
 	q->order = (struct chain **)(base + order);
 	q->table = base + table;
 	q->priv = base + priv;
@@ -98,23 +93,22 @@ static struct queue *alloc_queue(unsigned size, size_t priv_size)
 	return q;
 }
 
+/* A map that fails leaves a generation that is never the present one: it is tried again. */
 static bool map_rings(struct queue *q)
 {
-	q->generation = mem_generation(q->mem);
-	q->mapped = q->packed ? packed_map(q) : split_map(q);
-	return q->mapped;
+	bool ok = q->packed ? packed_map(q) : split_map(q);
+
+	q->generation = mem_generation(q->mem) - !ok;
+	return ok;
 }
 
-/*
- * May the rings be touched? The map changes only with the workers drained, so never under a batch.
- */
-static bool rings_ready(struct queue *q)
+bool queue_map_again(struct queue *q)
 {
-	if (mem_generation(q->mem) == q->generation)
-		return q->mapped;
-	if (!map_rings(q))
+	bool ok = map_rings(q);
+
+	if (!ok)
 		queue_break(q, "its ring is no longer in RAM");
-	return q->mapped;
+	return ok;
 }
 
 int queue_open(struct queue **ret, struct guest_mem *mem, const struct queue_setup *setup, size_t priv_size)
@@ -128,6 +122,7 @@ int queue_open(struct queue **ret, struct guest_mem *mem, const struct queue_set
 	if (!q)
 		return -ENOMEM;
 	q->mem = mem;
+	q->ram = mem_head(mem)->ram;
 	q->setup = *setup;
 	q->size = setup->size;
 	q->mask = setup->size - 1;
@@ -156,7 +151,7 @@ void queue_close(struct queue *q, struct queue_setup *ret)
 {
 	if (!q)
 		return;
-	assert(!q->in_flight);
+	assert(!queue_in_flight(q));
 	queue_call(q);
 	if (ret) {
 		ret->next_avail = q->next_avail;
@@ -181,7 +176,7 @@ unsigned queue_size(const struct queue *q)
 
 unsigned queue_in_flight(const struct queue *q)
 {
-	return q->in_flight;
+	return (unsigned)(q->stats.popped - q->stats.returned);
 }
 
 bool queue_broken(const struct queue *q)
@@ -223,40 +218,14 @@ int queue_break(struct queue *q, const char *why)
 	return -EPROTO;
 }
 
-/*
- * There is always one: at most `size` heads are busy, and the formats ask only for a head that is
- * not.
- */
-struct chain *queue_take(struct queue *q)
+struct chain *queue_take_fresh(struct queue *q)
 {
-	struct chain *c = q->free;
+	struct chain *c = (struct chain *)(q->pool + q->fresh * q->chain_bytes);
 
-	if (c) {
-		q->free = c->next_free;
-	} else {
-		assert(q->fresh < q->size);
-		c = (struct chain *)(q->pool + q->fresh++ * q->chain_bytes);
-		c->mem = q->mem;
-	}
-	chain_reset(c);
-	c->ndesc = 0;
+	assert(q->fresh < q->size);
+	q->fresh++;
+	c->mem = q->mem;
 	return c;
-}
-
-void queue_untake(struct queue *q, struct chain *c)
-{
-	c->next_free = q->free;
-	q->free = c;
-}
-
-bool queue_head_busy(const struct queue *q, unsigned head)
-{
-	return q->busy[head / 64] & (UINT64_C(1) << (head % 64));
-}
-
-static void flip_busy(struct queue *q, unsigned head)
-{
-	q->busy[head / 64] ^= UINT64_C(1) << (head % 64);
 }
 
 static unsigned order_slot(const struct queue *q, unsigned i)
@@ -266,79 +235,109 @@ static unsigned order_slot(const struct queue *q, unsigned i)
 	return slot >= q->size ? slot - q->size : slot;
 }
 
-const char *queue_chain_add(struct queue *q, struct chain *c, uint64_t addr, uint32_t len, bool writable)
+void queue_append_order(struct queue *q, struct chain *c)
+{
+	q->order[order_slot(q, q->order_len++)] = c;
+}
+
+/*
+ * Of a chain as long as the queue each descriptor has its iovec; IOV_EXTRA are for region borders.
+ * Where a buffer lies in one region, that is the first place where the next one is looked for.
+ */
+static int add_iov(struct queue *q, const struct chain *c, const struct gather *g, unsigned before, uint64_t addr,
+	uint32_t len)
+{
+	int room = (int)(1 + IOV_EXTRA - ((unsigned)(g->next - c->iov) - before));
+
+	for (const struct mem_ram *r = mem_head(q->mem)->ram; r->size; r++) {
+		void *at = mem_in(r, gpa(addr), len);
+
+		if (!at)
+			continue;
+		q->ram = r;
+		*g->next = (struct iovec){ at, len };
+		return 1;
+	}
+	return mem_iov(q->mem, gpa(addr), len, g->next, room);
+}
+
+const char *gather_add(struct queue *q, const struct chain *c, struct gather *g, unsigned before, uint64_t addr,
+	uint32_t len, bool writable)
 {
 	int n;
 
 	if (!len)
 		return "a descriptor of length 0";
-	/* §2.7.5.2: a chain is at most 4 GiB; we stop one short, as a used length is 32 bits. */
-	if (__builtin_add_overflow(c->total, len, &c->total))
-		return "a chain above 4 GiB";
-	if (!writable && c->out.left)
+	if (g->side && !writable)
 		return "a readable descriptor after a writable one";
-	n = mem_iov(q->mem, gpa(addr), len, &c->iov[c->niov], q->iov_max - c->niov);
+	if (!g->side && writable) {
+		g->side = VRING_DESC_WRITE;
+		g->border = g->next;
+		g->in = g->total;
+	}
+	n = add_iov(q, c, g, before, addr, len);
 	if (n < 0)
 		return n == -E2BIG ? "a chain over too many memory regions" : "a buffer that is not RAM";
-	c->niov += (uint16_t)n;
-	if (writable) {
-		c->out.left += len;
-	} else {
-		c->in.left += len;
-		c->niov_in = c->niov;
-	}
+	g->next += n;
+	g->total += len;
 	return NULL;
+}
+
+static bool bad_table(const struct queue *q, uint32_t len)
+{
+	return !len || len % sizeof(struct vring_desc) || len / sizeof(struct vring_desc) > q->size;
 }
 
 /*
- * The table is copied as a whole before a byte of it is looked at, so the driver cannot change it
- * under us. §2.7.5.3: a chain is no longer than the queue, so a table that is longer is refused
- * rather than copied.
+ * §2.7.5.3: a chain is no longer than the queue, so a table that is longer is refused. Descriptors
+ * are read in place, each once, as those of the ring are; where the table lies across two regions,
+ * or odd, it is copied first.
  */
-const char *queue_fetch_table(struct queue *q, uint64_t addr, uint32_t len, unsigned *ret)
+const void *queue_find_table(struct queue *q, uint64_t addr, uint32_t len)
 {
 	const void *whole;
 
-	if (!q->indirect)
-		return "an indirect descriptor without the feature";
-	if (!len || len % sizeof(struct vring_desc) || len / sizeof(struct vring_desc) > q->size)
-		return "an indirect table of a bad length";
-	whole = mem_map(q->mem, gpa(addr), len, 1);
+	if (!q->indirect || bad_table(q, len))
+		return NULL;
+	whole = mem_map(q->mem, gpa(addr), len, sizeof(uint64_t));
 	if (whole)
-		memcpy(q->table, whole, len);
-	else if (mem_read(q->mem, gpa(addr), q->table, len) < 0)
-		return "an indirect table that is not RAM";
-	*ret = len / sizeof(struct vring_desc);
-	return NULL;
+		return whole;
+	return mem_read(q->mem, gpa(addr), q->table, len) < 0 ? NULL : q->table;
 }
 
-int queue_taken(struct queue *q, struct chain *c, const char *why, struct chain **ret)
+const char *queue_no_table(const struct queue *q, uint32_t len)
 {
-	flip_busy(q, c->head);
-	if (q->in_order)
-		q->order[order_slot(q, q->order_len++)] = c;
-	q->in_flight++;
-	queue_count(q->stats.popped, 1);
-	if (!why) {
-		chain_rewind(c);
-		*ret = c;
-		return 1;
-	}
-	/*
-	 * Nothing of it was handed out: back with length 0, so that the driver finds its head
-	 * again.
-	 */
+	if (!q->indirect)
+		return "an indirect descriptor without the feature";
+	if (bad_table(q, len))
+		return "an indirect table of a bad length";
+	return "an indirect table that is not RAM";
+}
+
+/*
+ * Nothing of it was handed out: back with length 0, so that the driver finds its head again.
+ */
+int queue_refuse(struct queue *q, struct chain *c, const char *why)
+{
+	chain_start(c, c->iov, 0, 0);
+	queue_account(q, c);
 	queue_count(q->stats.malformed, 1);
-	chain_reset(c);
 	queue_push(q, c);
 	queue_flush(q);
 	return queue_break(q, why);
 }
 
+static __attribute__((noinline)) int pop_seldom(struct queue *q, struct chain **ret)
+{
+	if (!queue_rings_ready(q) || q->broken)
+		return -EPROTO;
+	return q->packed ? packed_pop(q, ret) : split_pop(q, ret);
+}
+
 int queue_pop(struct queue *q, struct chain **ret)
 {
-	if (!rings_ready(q) || q->broken)
-		return -EPROTO;
+	if (seldom(mem_generation(q->mem) != q->generation || q->broken))
+		return pop_seldom(q, ret);
 	return q->packed ? packed_pop(q, ret) : split_pop(q, ret);
 }
 
@@ -349,14 +348,13 @@ void queue_unpop(struct queue *q, struct chain *c)
 	 * pop it again.
 	 */
 	if (q->broken) {
-		chain_reset(c);
+		chain_start(c, c->iov, 0, 0);
 		queue_push(q, c);
 		return;
 	}
-	flip_busy(q, c->head);
+	q->busy[c->head] = false;
 	if (q->in_order)
 		q->order_len--;
-	q->in_flight--;
 	queue_count(q->stats.popped, -1);
 	if (q->packed)
 		packed_unpop(q, c);
@@ -366,32 +364,40 @@ void queue_unpop(struct queue *q, struct chain *c)
 }
 
 /* Write the used entry, not yet visible to the driver, and free the chain. */
-static void put(struct queue *q, struct chain *c)
+static inline void put(struct queue *q, struct chain *c)
 {
-	if (rings_ready(q)) {
-		if (q->packed)
-			packed_put(q, c, chain_written(c));
+	if (q->packed)
+		packed_put(q, c);
+	else
+		split_put(q, c);
+}
+
+/* With IN_ORDER, or when the rings must be mapped again and perhaps cannot. */
+static __attribute__((noinline)) void push_seldom(struct queue *q, struct chain *c)
+{
+	bool ready = queue_rings_ready(q);
+
+	c->done = true;
+	if (!q->in_order && ready)
+		put(q, c);
+	else if (!q->in_order)
+		queue_release(q, c);
+	while (q->order_len && q->order[q->order_head]->done) {
+		if (ready)
+			put(q, q->order[q->order_head]);
 		else
-			split_put(q, c, chain_written(c));
+			queue_release(q, q->order[q->order_head]);
+		q->order_head = (uint16_t)order_slot(q, 1);
+		q->order_len--;
 	}
-	flip_busy(q, c->head);
-	q->in_flight--;
-	queue_count(q->stats.returned, 1);
-	queue_untake(q, c);
 }
 
 void queue_push(struct queue *q, struct chain *c)
 {
-	if (!q->in_order) {
+	if (seldom(q->in_order || mem_generation(q->mem) != q->generation))
+		push_seldom(q, c);
+	else
 		put(q, c);
-		return;
-	}
-	c->done = true;
-	while (q->order_len && q->order[q->order_head]->done) {
-		put(q, q->order[q->order_head]);
-		q->order_head = (uint16_t)order_slot(q, 1);
-		q->order_len--;
-	}
 }
 
 static void publish(struct queue *q)
@@ -407,7 +413,7 @@ int queue_call(struct queue *q)
 	static const uint64_t one = 1;
 	bool wants;
 
-	if (!(q->unrung || q->pending) || !rings_ready(q))
+	if (!(q->unrung || q->pending) || !queue_rings_ready(q))
 		return 0;
 	if (q->pending)
 		publish(q);
@@ -429,7 +435,7 @@ int queue_call(struct queue *q)
 
 int queue_flush(struct queue *q)
 {
-	if (!q->pending || !rings_ready(q))
+	if (!q->pending || !queue_rings_ready(q))
 		return 0;
 	publish(q);
 	return q->hold_calls && q->unrung <= q->size / 2 ? 0 : queue_call(q);
@@ -453,14 +459,14 @@ void queue_dirty_ring(struct queue *q, const void *ring, size_t each, unsigned f
 
 bool queue_has_avail(struct queue *q)
 {
-	if (!rings_ready(q) || q->broken)
+	if (!queue_rings_ready(q) || q->broken)
 		return false;
 	return q->packed ? packed_has_avail(q) : split_has_avail(q);
 }
 
 void queue_disable_kick(struct queue *q)
 {
-	if (!rings_ready(q))
+	if (!queue_rings_ready(q))
 		return;
 	if (q->packed)
 		packed_disable_kick(q);
@@ -470,7 +476,7 @@ void queue_disable_kick(struct queue *q)
 
 bool queue_enable_kick(struct queue *q)
 {
-	if (!rings_ready(q) || q->broken)
+	if (!queue_rings_ready(q) || q->broken)
 		return false;
 	if (q->packed)
 		packed_enable_kick(q);

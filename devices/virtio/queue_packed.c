@@ -11,7 +11,7 @@
  */
 #include <errno.h>
 
-#include "devices/virtio/queue_private.h"
+#include "devices/virtio/queue_hot.h"
 
 bool packed_map(struct queue *q)
 {
@@ -22,9 +22,16 @@ bool packed_map(struct queue *q)
 }
 
 /* §2.8.1: AVAIL matches the counter and USED does not. */
-static bool is_avail(uint16_t flags, bool wrap)
+enum { DESC_STATE = VRING_DESC_AVAIL | VRING_DESC_USED };
+
+static inline uint16_t avail_state(bool wrap)
 {
-	return !!(flags & VRING_DESC_AVAIL) == wrap && !!(flags & VRING_DESC_USED) != wrap;
+	return wrap ? VRING_DESC_AVAIL : (uint16_t)VRING_DESC_USED;
+}
+
+static inline bool is_avail(uint16_t flags, bool wrap)
+{
+	return (flags & DESC_STATE) == avail_state(wrap);
 }
 
 /* Move a position `n` places on, n at most the size. */
@@ -43,28 +50,22 @@ static void advance(const struct queue *q, uint16_t *pos, bool *wrap, unsigned n
  * §2.8.7: a table is an array; only WRITE has a meaning in it. Other flags are ignored but for the
  * forbidden nesting.
  */
-static const char *walk_table(struct queue *q, struct chain *c, const struct pvring_desc *ref)
+static const char *walk_table(struct queue *q, const struct chain *c, struct gather *g, uint64_t addr,
+	uint32_t len)
 {
-	const struct pvring_desc *table = q->table;
-	unsigned count;
-	const char *why = queue_fetch_table(q, ref->addr, ref->len, &count);
+	const struct pvring_desc *table = queue_find_table(q, addr, len);
+	unsigned count = len / sizeof(*table);
+	const char *why = table ? NULL : queue_no_table(q, len);
 
-	for (unsigned i = 0; !why && i < count; i++)
-		why = table[i].flags & VRING_DESC_INDIRECT ?
-			      "an indirect descriptor inside an indirect table" :
-			      queue_chain_add(q, c, table[i].addr, table[i].len,
-				      table[i].flags & VRING_DESC_WRITE);
+	for (unsigned i = 0; !why && i < count; i++) {
+		uint16_t flags = ring_load(&table[i].flags);
+
+		if (flags & VRING_DESC_INDIRECT)
+			return "an indirect descriptor inside an indirect table";
+		why = gather_add(q, c, g, i, ring_load(&table[i].addr), ring_load(&table[i].len),
+			flags & VRING_DESC_WRITE);
+	}
 	return why;
-}
-
-static const char *add(struct queue *q, struct chain *c, const struct pvring_desc *d)
-{
-	if (!(d->flags & VRING_DESC_INDIRECT))
-		return queue_chain_add(q, c, d->addr, d->len, d->flags & VRING_DESC_WRITE);
-	/* §2.8.19: no INDIRECT in a list linked by NEXT. */
-	if ((d->flags & VRING_DESC_NEXT) || c->ndesc)
-		return "an indirect descriptor in a list";
-	return walk_table(q, c, d);
 }
 
 /*
@@ -72,36 +73,123 @@ static const char *add(struct queue *q, struct chain *c, const struct pvring_des
  * followed to its end all the same, for its id and length. The loop ends: each turn takes one of
  * the descriptors not taken before.
  */
-static const char *walk(struct queue *q, struct chain *c, uint16_t flags)
+static const char *walk(struct queue *q, struct chain *c, struct gather *g, uint16_t flags)
 {
+	unsigned pos = q->next_avail, n = 0;
+	bool wrap = q->avail_wrap;
 	const char *why = NULL;
 
 	for (;;) {
-		const struct pvring_desc *at = &q->p.desc[q->next_avail];
-		const struct pvring_desc d = {
-			.addr = ring_load(&at->addr),
-			.len = ring_load(&at->len),
-			.id = ring_load(&at->id),
-			.flags = flags,
-		};
+		const struct pvring_desc *at = &q->p.desc[pos];
+		uint64_t addr = ring_load(&at->addr);
+		uint32_t len = ring_load(&at->len);
 
-		if (!why)
-			why = add(q, c, &d);
-		c->ndesc++;
-		c->head = d.id;
-		advance(q, &q->next_avail, &q->avail_wrap, 1);
+		if (seldom(why))
+			; /* only its end is looked for */
+		else if (!(flags & VRING_DESC_INDIRECT))
+			why = gather_add(q, c, g, n, addr, len, flags & VRING_DESC_WRITE);
+		else if (n || (flags & VRING_DESC_NEXT)) /* §2.8.19 */
+			why = "an indirect descriptor in a list";
+		else
+			why = walk_table(q, c, g, addr, len);
+		n++;
+		c->head = ring_load(&at->id);
+		if (seldom(++pos == q->size)) {
+			pos = 0;
+			wrap = !wrap;
+		}
 		if (!(flags & VRING_DESC_NEXT))
-			return why;
-		if (q->taken + c->ndesc >= q->size)
-			return why ? why : "a list longer than the queue";
+			break;
+		if (seldom(q->taken + n >= q->size)) {
+			why = why ? why : "a list longer than the queue";
+			break;
+		}
 		/*
 		 * The first flags were acquired and the driver wrote them last (§2.8.6), so these
 		 * are final.
 		 */
-		flags = ring_load(&q->p.desc[q->next_avail].flags);
-		if (!is_avail(flags, q->avail_wrap))
-			return why ? why : "a list that is not available to its end";
+		flags = ring_load(&q->p.desc[pos].flags);
+		if (seldom(!is_avail(flags, wrap))) {
+			why = why ? why : "a list that is not available to its end";
+			break;
+		}
 	}
+	c->ndesc = (uint16_t)n;
+	q->next_avail = (uint16_t)pos;
+	q->avail_wrap = wrap;
+	return why;
+}
+
+/* The common chain; see queue_hot.h. On false nothing of the queue has changed. */
+static inline bool walk_quick(struct queue *q, struct chain *c, struct gather *g, uint16_t flags)
+{
+	const struct mem_ram *ram = q->ram;
+	const struct pvring_desc *d = &q->p.desc[q->next_avail], *end = &q->p.desc[q->size];
+	const struct iovec *limit = g->next + (q->size - q->taken);
+	uint16_t state = avail_state(q->avail_wrap);
+
+	while (gather_quick(g, ram, ring_load(&d->addr), ring_load(&d->len), flags)) {
+		c->head = ring_load(&d->id);
+		if (seldom(++d == end)) {
+			d = q->p.desc;
+			state ^= DESC_STATE;
+		}
+		if (!(flags & VRING_DESC_NEXT)) {
+			c->ndesc = (uint16_t)(g->next - c->iov);
+			q->next_avail = (uint16_t)(d - q->p.desc);
+			q->avail_wrap = state == VRING_DESC_AVAIL;
+			return true;
+		}
+		flags = ring_load(&d->flags);
+		if (seldom(g->next == limit || (flags & DESC_STATE) != state))
+			break;
+	}
+	return false;
+}
+
+/* The same for one descriptor with a table behind it. */
+static inline bool table_quick(struct queue *q, struct chain *c, struct gather *g, uint16_t flags)
+{
+	const struct pvring_desc *ref = &q->p.desc[q->next_avail];
+	const uint64_t addr = ring_load(&ref->addr);
+	const uint32_t len = ring_load(&ref->len);
+	const struct pvring_desc *d = mem_in(q->ram, gpa(addr), len);
+	const struct pvring_desc *end = d + len / sizeof(*d);
+
+	if (seldom(!d || !q->indirect || (flags & VRING_DESC_NEXT) || addr % sizeof(uint64_t) ||
+		len % sizeof(*d) || len / sizeof(*d) > q->size))
+		return false;
+	for (; d < end; d++)
+		if (!gather_quick(g, q->ram, ring_load(&d->addr), ring_load(&d->len), ring_load(&d->flags)))
+			return false;
+	c->head = ring_load(&ref->id);
+	c->ndesc = 1;
+	advance(q, &q->next_avail, &q->avail_wrap, 1);
+	return true;
+}
+
+static inline bool bad_id(const struct queue *q, const struct chain *c)
+{
+	return seldom(c->head >= q->size || q->busy[c->head]);
+}
+
+/* There is no id under which it could go back. */
+static __attribute__((noinline)) int refuse_id(struct queue *q, struct chain *c)
+{
+	queue_untake(q, c);
+	return queue_break(q, c->head >= q->size ? "a buffer id out of range" : "a buffer id that is in flight already");
+}
+
+static __attribute__((noinline)) int pop_unusual(struct queue *q, struct chain *c, uint16_t flags,
+	struct chain **ret)
+{
+	struct gather g = { .next = c->iov };
+	const char *why = walk(q, c, &g, flags);
+
+	if (bad_id(q, c))
+		return refuse_id(q, c);
+	q->taken += c->ndesc;
+	return why ? queue_refuse(q, c, why) : queue_hand_out(q, c, &g, ret);
 }
 
 int packed_pop(struct queue *q, struct chain **ret)
@@ -112,23 +200,23 @@ int packed_pop(struct queue *q, struct chain **ret)
 	 */
 	uint16_t flags = ring_load_acquire(&q->p.desc[q->next_avail].flags);
 	struct chain *c;
-	const char *why;
+	bool quick;
 
 	if (!is_avail(flags, q->avail_wrap))
 		return 0;
-	if (q->taken >= q->size)
+	if (seldom(q->taken >= q->size))
 		return queue_break(q, "more descriptors available than the queue has");
 	c = queue_take(q);
-	why = walk(q, c, flags);
-	if (c->head >= q->size || queue_head_busy(q, c->head)) {
-		bool range = c->head >= q->size;
 
-		/* There is no id under which it could go back. */
-		queue_untake(q, c);
-		return queue_break(q, range ? "a buffer id out of range" : "a buffer id that is in flight already");
-	}
+	struct gather g = { .next = c->iov };
+
+	quick = flags & VRING_DESC_INDIRECT ? table_quick(q, c, &g, flags) : walk_quick(q, c, &g, flags);
+	if (seldom(!quick))
+		return pop_unusual(q, c, flags, ret);
+	if (bad_id(q, c))
+		return refuse_id(q, c);
 	q->taken += c->ndesc;
-	return queue_taken(q, c, why, ret);
+	return queue_hand_out(q, c, &g, ret);
 }
 
 void packed_unpop(struct queue *q, const struct chain *c)
@@ -146,8 +234,9 @@ void packed_unpop(struct queue *q, const struct chain *c)
  * All flags but the first of a batch are written at once; nobody looks at them before the first
  * says so (§2.8.2).
  */
-void packed_put(struct queue *q, const struct chain *c, uint32_t len)
+void packed_put(struct queue *q, struct chain *c)
 {
+	uint32_t len = chain_written(c);
 	struct pvring_desc *d = &q->p.desc[q->next_used];
 	uint16_t flags = q->used_wrap ? VRING_DESC_AVAIL | VRING_DESC_USED : 0;
 
@@ -163,6 +252,7 @@ void packed_put(struct queue *q, const struct chain *c, uint32_t len)
 	}
 	advance(q, &q->next_used, &q->used_wrap, c->ndesc);
 	q->pending += c->ndesc;
+	queue_release(q, c);
 }
 
 /*

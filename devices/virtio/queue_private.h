@@ -79,31 +79,10 @@ enum { PVRING_EVENT_ENABLE = 0, PVRING_EVENT_DISABLE = 1, PVRING_EVENT_DESC = 2 
 #define queue_count(counter, n) ring_store(&(counter), (counter) + (uint64_t)(n))
 
 /*
- * A place in one side of a chain. `off` may stand at the end of *iov when nothing is left or not
- * yet moved on.
+ * Iovecs of a chain beyond one for each descriptor: a buffer that crosses region borders needs
+ * several, and more borders than this is malformed.
  */
-struct cursor {
-	struct iovec *iov;
-	uint32_t off;  /* bytes of *iov that are behind the cursor */
-	uint32_t left; /* bytes ahead of it, over all iovecs of the side */
-};
-
-struct chain {
-	struct guest_mem *mem;
-	struct chain *next_free;
-	void *user;
-	struct cursor in, out;
-	struct cursor wrote;    /* first writable byte not yet counted as written; its `left` includes the tail */
-	uint32_t total;         /* both sides */
-	uint32_t out_total;
-	uint32_t tail;          /* cut off the end of `out` */
-	bool tail_written;
-	bool done;              /* pushed, waits for earlier ones (IN_ORDER) */
-	uint16_t head;          /* split: first descriptor; packed: buffer id */
-	uint16_t ndesc;         /* ring descriptors it occupies (packed) */
-	uint16_t niov, niov_in; /* all; of these readable */
-	struct iovec iov[];
-};
+enum { IOV_EXTRA = 16 };
 
 /* Owner only, all of it; `stats` may be read by others. */
 struct queue {
@@ -112,19 +91,19 @@ struct queue {
 	struct loop *loop;
 	struct queue_setup setup;
 	uint16_t size, mask;     /* mask: split only */
-	uint16_t iov_max;        /* per chain */
 	bool packed, event_idx, indirect, in_order;
 	size_t mapped_bytes;     /* of the one mapping this struct begins */
 	size_t chain_bytes;      /* distance between chains of the pool */
 	uint8_t *pool;
-	uint64_t *busy;          /* a bit per head: popped and not yet returned */
+	bool *busy;              /* by head: popped and not yet returned */
 	struct chain **order;    /* IN_ORDER: chains in flight as popped, a ring of `size` */
 	void *table;             /* private copy of an indirect table, `size` descriptors */
 	void *priv;
 
-	/* the rings, valid for `generation` of the memory map */
+	const struct mem_ram *ram; /* where the last buffer was: a guess for the next */
+
+	/* the rings, valid for `generation` of the memory map; not mapped: never its own */
 	uint32_t generation;
-	bool mapped;
 	union {
 		struct {
 			struct vring_desc *desc;
@@ -151,7 +130,6 @@ struct queue {
 	uint16_t first, first_flags; /* packed: the used descriptor that publishes the batch */
 	uint16_t order_head, order_len;
 	uint16_t fresh;          /* chains of the pool that were never handed out begin here */
-	unsigned in_flight;
 	struct chain *free;
 	struct queue_stats stats;
 };
@@ -167,24 +145,39 @@ static inline bool ring_need_event(uint16_t event, uint16_t new, uint16_t old)
 
 /* queue.c, for the two formats. The reasons are static text for the log; NULL is good. */
 int queue_break(struct queue *q, const char *why);
-struct chain *queue_take(struct queue *q);
-void queue_untake(struct queue *q, struct chain *c);
-bool queue_head_busy(const struct queue *q, unsigned head);
-/* The chain is complete (or malformed: `why`): account for it. 1 or -EPROTO, as queue_pop(). */
-int queue_taken(struct queue *q, struct chain *c, const char *why, struct chain **ret);
-const char *queue_chain_add(struct queue *q, struct chain *c, uint64_t addr, uint32_t len, bool writable);
-/* Copy an indirect table to q->table; *ret descriptors. */
-const char *queue_fetch_table(struct queue *q, uint64_t addr, uint32_t len, unsigned *ret);
+bool queue_map_again(struct queue *q);
+struct chain *queue_take_fresh(struct queue *q);
+/* The chain that was taken is malformed: back with nothing, and -EPROTO, as queue_pop(). */
+int queue_refuse(struct queue *q, struct chain *c, const char *why);
+void queue_append_order(struct queue *q, struct chain *c);
+
+/* A chain while its descriptors are collected; begins with .next = c->iov. */
+struct gather {
+	struct iovec *next;
+	uint16_t side;        /* of the last buffer: 0 readable, or VRING_DESC_WRITE */
+	struct iovec *border; /* with `side`: the first writable one */
+	uint64_t total, in;   /* bytes: of both sides, and how many when the border was reached */
+};
+/* Any buffer, of which `before` others of the chain were added; NULL or what is wrong with it. */
+const char *gather_add(struct queue *q, const struct chain *c, struct gather *g, unsigned before,
+	uint64_t addr, uint32_t len, bool writable);
+/*
+ * An indirect table of `len` bytes: in guest memory, or in a private copy when it cannot be read
+ * there. Each descriptor of it must be loaded once. NULL when there is none.
+ */
+const void *queue_find_table(struct queue *q, uint64_t addr, uint32_t len);
+/* Why there is none. */
+const char *queue_no_table(const struct queue *q, uint32_t len);
 void queue_dirty_ring(struct queue *q, const void *ring, size_t each, unsigned first, unsigned count);
 
 /*
- * Each format: map, pop, put a used entry, publish, whether the driver wants a call for one of the
- * `unrung` entries, kicks, unpop.
+ * Each format: map, pop, put a used entry and release the chain, publish, whether the driver wants a
+ * call for one of the `unrung` entries, kicks, unpop.
  */
 bool split_map(struct queue *q);
 int split_pop(struct queue *q, struct chain **ret);
 void split_unpop(struct queue *q);
-void split_put(struct queue *q, const struct chain *c, uint32_t len);
+void split_put(struct queue *q, struct chain *c);
 void split_publish(struct queue *q);
 bool split_wants_call(const struct queue *q);
 bool split_has_avail(const struct queue *q);
@@ -194,16 +187,31 @@ void split_enable_kick(struct queue *q);
 bool packed_map(struct queue *q);
 int packed_pop(struct queue *q, struct chain **ret);
 void packed_unpop(struct queue *q, const struct chain *c);
-void packed_put(struct queue *q, const struct chain *c, uint32_t len);
+void packed_put(struct queue *q, struct chain *c);
 void packed_publish(struct queue *q);
 bool packed_wants_call(const struct queue *q);
 bool packed_has_avail(const struct queue *q);
 void packed_disable_kick(struct queue *q);
 void packed_enable_kick(struct queue *q);
 
-/* chain.c */
-void chain_reset(struct chain *c);
-/* Both sides are filled: cursors to their starts. */
-void chain_rewind(struct chain *c);
+/* Both sides are known: cursors to their starts, the writable one at `out`. */
+static inline void chain_start(struct chain *c, struct iovec *out, uint32_t in_len, uint32_t out_len)
+{
+	c->user = NULL;
+	c->in = (struct cursor){ .iov = c->iov, .left = in_len };
+	c->out = c->wrote = (struct cursor){ .iov = out, .left = out_len };
+	c->out_total = out_len;
+	c->tail = 0;
+	c->tail_written = c->done = false;
+}
+
+/* Popped: its head is busy, and with IN_ORDER it has its place. */
+static inline void queue_account(struct queue *q, struct chain *c)
+{
+	q->busy[c->head] = true;
+	queue_count(q->stats.popped, 1);
+	if (seldom(q->in_order))
+		queue_append_order(q, c);
+}
 
 #endif

@@ -8,7 +8,7 @@
  */
 #include <errno.h>
 
-#include "devices/virtio/queue_private.h"
+#include "devices/virtio/queue_hot.h"
 
 enum { AVAIL_FIXED = 6, USED_FIXED = 6 }; /* flags, idx and the event word: §2.7 */
 
@@ -36,53 +36,81 @@ static struct vring_desc load_desc(const struct vring_desc *d)
 	};
 }
 
-/* §2.7.5.3: the table behind a descriptor of the ring, after `before` others of the chain. */
-static const char *walk_table(struct queue *q, struct chain *c, const struct vring_desc *ref, unsigned before)
+static const char *bad_next(const struct queue *q, const struct vring_desc *table)
 {
-	const struct vring_desc *table = q->table;
-	unsigned count, i = 0;
-	const char *why = queue_fetch_table(q, ref->addr, ref->len, &count);
+	return table == q->s.desc ? "a next outside the descriptor table" : "a next outside its indirect table";
+}
 
-	if (why)
-		return why;
-	for (unsigned n = before; n < q->size; n++) {
-		const struct vring_desc *d = &table[i];
+/*
+ * Follow the chain from its head, in the ring's table and, behind an indirect descriptor, in that
+ * one's. At most as many descriptors as the queue is long are looked at, and each is loaded once.
+ */
+static __attribute__((noinline)) const char *walk(struct queue *q, const struct chain *c, struct gather *g)
+{
+	const struct vring_desc *table = q->s.desc;
+	unsigned count = q->size, i = c->head, n = 0;
 
-		if (d->flags & VRING_DESC_INDIRECT)
-			return "an indirect descriptor inside an indirect table";
-		why = queue_chain_add(q, c, d->addr, d->len, d->flags & VRING_DESC_WRITE);
-		if (why || !(d->flags & VRING_DESC_NEXT))
+	do {
+		const struct vring_desc d = load_desc(&table[i]);
+		const char *why;
+
+		if (d.flags & VRING_DESC_INDIRECT) {
+			/*
+			 * §2.7.5.3.2: WRITE means nothing here; plain descriptors may come before,
+			 * none after.
+			 */
+			if (table != q->s.desc)
+				return "an indirect descriptor inside an indirect table";
+			if (d.flags & VRING_DESC_NEXT)
+				return "an indirect descriptor with a next";
+			table = queue_find_table(q, d.addr, d.len);
+			if (!table)
+				return queue_no_table(q, d.len);
+			count = d.len / sizeof(*table);
+			i = 0;
+			continue;
+		}
+		why = gather_add(q, c, g, n, d.addr, d.len, d.flags & VRING_DESC_WRITE);
+		if (why || !(d.flags & VRING_DESC_NEXT))
 			return why;
-		i = d->next;
+		n++;
+		i = d.next;
 		if (i >= count)
-			return "a next outside its indirect table";
-	}
+			return bad_next(q, table);
+	} while (n < q->size);
 	return "a chain longer than the queue (a loop?)";
 }
 
-static const char *walk(struct queue *q, struct chain *c)
+/* The common chain; see queue_hot.h. */
+static inline bool walk_quick(const struct queue *q, struct gather *g, unsigned i)
 {
-	unsigned i = c->head;
+	const struct vring_desc *table = q->s.desc, *d = &table[i];
+	const struct mem_ram *ram = q->ram;
+	unsigned count = q->size;
+	const struct iovec *end;
+	uint16_t flags;
 
-	for (unsigned n = 0; n < q->size; n++) {
-		const struct vring_desc d = load_desc(&q->s.desc[i]);
-		const char *why;
+	if (ring_load(&d->flags) == VRING_DESC_INDIRECT) {
+		const uint64_t addr = ring_load(&d->addr);
+		const uint32_t len = ring_load(&d->len);
 
-		/*
-		 * §2.7.5.3.2: WRITE means nothing here; plain descriptors may come before, none
-		 * after.
-		 */
-		if (d.flags & VRING_DESC_INDIRECT)
-			return d.flags & VRING_DESC_NEXT ? "an indirect descriptor with a next" :
-							   walk_table(q, c, &d, n);
-		why = queue_chain_add(q, c, d.addr, d.len, d.flags & VRING_DESC_WRITE);
-		if (why || !(d.flags & VRING_DESC_NEXT))
-			return why;
-		i = d.next;
-		if (i >= q->size)
-			return "a next outside the descriptor table";
+		d = table = mem_in(ram, gpa(addr), len);
+		count = len / sizeof(*table);
+		if (seldom(!table || !q->indirect || (addr % sizeof(uint64_t)) || len % sizeof(*table) ||
+			count > q->size))
+			return false;
 	}
-	return "a chain longer than the queue (a loop?)";
+	end = g->next + count;
+	do {
+		flags = ring_load(&d->flags);
+		if (!gather_quick(g, ram, ring_load(&d->addr), ring_load(&d->len), flags))
+			return false;
+		if (!(flags & VRING_DESC_NEXT))
+			return true;
+		i = ring_load(&d->next);
+		d = &table[i];
+	} while (i < count && g->next != end);
+	return false;
 }
 
 /* Load the avail idx. 1: there are chains, 0: none, -EPROTO. */
@@ -105,25 +133,38 @@ static int look(struct queue *q)
 	return idx != q->next_avail;
 }
 
+static __attribute__((noinline)) int pop_unusual(struct queue *q, struct chain *c, struct chain **ret)
+{
+	struct gather g = { .next = c->iov };
+	const char *why = walk(q, c, &g);
+
+	return why ? queue_refuse(q, c, why) : queue_hand_out(q, c, &g, ret);
+}
+
 int split_pop(struct queue *q, struct chain **ret)
 {
 	struct chain *c;
 	uint16_t head;
-	int r = 1;
 
-	if (q->next_avail == q->avail_seen)
-		r = look(q);
-	if (r <= 0)
-		return r;
+	if (q->next_avail == q->avail_seen) {
+		int r = look(q);
+
+		if (r <= 0)
+			return r;
+	}
 	head = ring_load(&q->s.avail->ring[q->next_avail & q->mask]);
 	if (head >= q->size)
 		return queue_break(q, "a head outside the descriptor table");
-	if (queue_head_busy(q, head))
+	if (q->busy[head])
 		return queue_break(q, "a head that is in flight already");
 	c = queue_take(q);
 	c->head = head;
 	q->next_avail++;
-	return queue_taken(q, c, walk(q, c), ret);
+	struct gather g = { .next = c->iov };
+
+	if (!seldom(!walk_quick(q, &g, head)))
+		return queue_hand_out(q, c, &g, ret);
+	return pop_unusual(q, c, ret);
 }
 
 void split_unpop(struct queue *q)
@@ -131,14 +172,15 @@ void split_unpop(struct queue *q)
 	q->next_avail--;
 }
 
-void split_put(struct queue *q, const struct chain *c, uint32_t len)
+void split_put(struct queue *q, struct chain *c)
 {
 	struct vring_used_elem *e = &q->s.used->ring[q->next_used & q->mask];
 
 	ring_store(&e->id, c->head);
-	ring_store(&e->len, len);
+	ring_store(&e->len, chain_written(c));
 	q->next_used++;
 	q->pending++;
+	queue_release(q, c);
 }
 
 void split_publish(struct queue *q)

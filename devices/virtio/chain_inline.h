@@ -1,0 +1,158 @@
+/*
+ * The half of chain.h that is compiled into its callers, and the struct that it needs for that.
+ * Nobody but chain.c and the queue touches a field; chain.c has what is not on everyone's way.
+ *
+ * Almost every cursor stands where the next bytes lie in one piece: then a step is a compare and
+ * two additions, and with a constant length a copy is two moves. The other case is a loop, never
+ * inlined.
+ */
+#ifndef DEVICES_VIRTIO_CHAIN_INLINE_H
+#define DEVICES_VIRTIO_CHAIN_INLINE_H
+
+#include <errno.h>
+
+#include "devices/virtio/chain.h"
+#include "vmm/mem.h"
+
+#define seldom(x) __builtin_expect(!!(x), 0)
+
+/*
+ * A place in one side of a chain. `off` may stand at the end of *iov when nothing is left or not
+ * yet moved on.
+ */
+struct cursor {
+	struct iovec *iov;
+	uint32_t off;  /* bytes of *iov that are behind the cursor */
+	uint32_t left; /* bytes ahead of it, over all iovecs of the side */
+};
+
+struct chain {
+	struct guest_mem *mem;
+	struct chain *next_free;
+	void *user;
+	struct iovec *last;     /* where a trailer ends */
+	struct cursor in, out;
+	struct cursor wrote;    /* first writable byte not yet counted as written; its `left` includes the tail */
+	uint32_t out_total;
+	uint32_t tail;          /* cut off the end of `out` */
+	bool tail_written;
+	bool done;              /* pushed, waits for earlier ones (IN_ORDER) */
+	uint16_t head;          /* split: first descriptor; packed: buffer id */
+	uint16_t ndesc;         /* ring descriptors it occupies (packed) */
+	struct iovec iov[];
+};
+
+/* chain.c: the same in several pieces. */
+void chain_read_pieces(struct chain *c, void *buf, size_t len);
+int chain_iov_pieces(struct cursor *k, size_t len, struct iovec *iov, int max);
+void chain_wrote_pieces(struct chain *c, size_t len);
+void chain_finish_pieces(struct chain *c, size_t len, uint8_t status);
+
+/*
+ * The next `len` bytes, when they lie in one place; else NULL. Moves on from the end of an iovec,
+ * so `len` is not 0 and not more than is left.
+ */
+static inline void *cursor_at_once(struct cursor *k, size_t len)
+{
+	if (k->off == k->iov->iov_len) {
+		k->iov++;
+		k->off = 0;
+	}
+	return len <= k->iov->iov_len - k->off ? (uint8_t *)k->iov->iov_base + k->off : NULL;
+}
+
+static inline void cursor_move(struct cursor *k, size_t len)
+{
+	k->off += (uint32_t)len;
+	k->left -= (uint32_t)len;
+}
+
+static inline size_t chain_in_left(const struct chain *c)
+{
+	return c->in.left;
+}
+
+static inline size_t chain_out_left(const struct chain *c)
+{
+	return c->out.left;
+}
+
+static inline int chain_read(struct chain *c, void *buf, size_t len)
+{
+	const void *from;
+
+	if (seldom(len > c->in.left))
+		return -ENODATA;
+	from = len ? cursor_at_once(&c->in, len) : NULL;
+	if (seldom(!from)) {
+		chain_read_pieces(c, buf, len);
+		return 0;
+	}
+	memcpy(buf, from, len);
+	cursor_move(&c->in, len);
+	return 0;
+}
+
+static inline int cursor_iov(struct cursor *k, size_t len, struct iovec *iov, int max)
+{
+	void *whole = len && max > 0 ? cursor_at_once(k, len) : NULL;
+
+	if (seldom(!whole))
+		return chain_iov_pieces(k, len, iov, max);
+	*iov = (struct iovec){ whole, len };
+	cursor_move(k, len);
+	return 1;
+}
+
+static inline int chain_iov_in(struct chain *c, size_t len, struct iovec *iov, int max)
+{
+	return seldom(len > c->in.left) ? -ENODATA : cursor_iov(&c->in, len, iov, max);
+}
+
+static inline int chain_iov_out(struct chain *c, size_t len, struct iovec *iov, int max)
+{
+	return seldom(len > c->out.left) ? -ENOSPC : cursor_iov(&c->out, len, iov, max);
+}
+
+static inline void chain_wrote(struct chain *c, size_t len)
+{
+	uint32_t left = c->out.left + c->tail;
+
+	if (seldom(c->wrote.left - len != left || mem_dirty_on(c->mem))) {
+		chain_wrote_pieces(c, len);
+		return;
+	}
+	/* All that was handed out, and nobody asks which pages. */
+	c->wrote = c->out;
+	c->wrote.left = left;
+}
+
+static inline int chain_reserve_tail(struct chain *c, size_t len)
+{
+	if (seldom(len > c->out.left))
+		return -ENOSPC;
+	c->tail = (uint32_t)len;
+	c->out.left -= (uint32_t)len;
+	return 0;
+}
+
+static inline void chain_finish(struct chain *c, size_t len, uint8_t status)
+{
+	if (seldom(c->tail != 1 || c->wrote.left - 1 != len || mem_dirty_on(c->mem))) {
+		chain_finish_pieces(c, len, status);
+		return;
+	}
+	/* Nobody asks where `wrote` stands now, only that the trailer is all that is left. */
+	c->wrote.left = 1;
+	c->tail_written = true;
+	((uint8_t *)c->last->iov_base)[c->last->iov_len - 1] = status;
+}
+
+static inline uint32_t chain_written(const struct chain *c)
+{
+	bool gap = c->wrote.left > c->tail;
+
+	return c->tail_written && !gap ? c->out_total : c->out_total - c->wrote.left;
+}
+
+#endif
