@@ -220,6 +220,8 @@ static int open_direct(struct raw_disk *d, const struct disk_raw_config *config,
 	d->fd = fd;
 	d->direct = true;
 	learn_alignment(d);
+	d->mem_mask = d->mem_align - 1;
+	d->file_mask = d->file_align - 1;
 	return 0;
 }
 

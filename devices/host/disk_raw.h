@@ -17,6 +17,7 @@ struct raw_disk {
 	int buffered_fd;
 	bool direct, plain;             /* const */
 	uint32_t mem_align, file_align; /* const; what O_DIRECT asks of addresses and of offsets */
+	uint32_t mem_mask, file_mask;   /* const; those less 1, and 0 unless direct: all goes */
 	_Atomic bool flush_failed;      /* any queue; never cleared */
 	/* any queue; the file cannot zero a range, do not ask again */
 	_Atomic bool no_zero_range;

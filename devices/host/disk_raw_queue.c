@@ -3,7 +3,9 @@
  * to give, the same steps as plain system calls that block.
  *
  * What a request needs next is decided in disk_raw_op.c; here it is executed, by the ring or by a
- * system call: the only difference between the two modes.
+ * system call: the only difference between the two modes. A transfer of one piece, which nearly all
+ * are, goes past both: its entry is written as it comes, and a completion that says that all bytes
+ * moved is the end of it.
  *
  * The ring is made by main, in stage 2, disabled: nothing is opened or mapped later. Its owner
  * enables it with its first attach, which makes that thread the only one that may submit
@@ -21,6 +23,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <liburing.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -129,6 +132,27 @@ static void issue(struct disk_queue *q, struct disk_request *rq)
 	io_uring_sqe_set_data(sqe, rq);
 }
 
+/*
+ * What raw_op_next() and issue() do for a transfer that begins, where its buffer is one piece and
+ * good for the file: nearly all are. false: it is another one.
+ */
+static inline bool issue_transfer(struct disk_queue *q, struct disk_request *rq)
+{
+	const struct raw_disk *d = q->disk;
+	const struct iovec *v = rq->iov;
+	struct io_uring_sqe *sqe;
+
+	if (!q->has_ring || rq->op > DISK_WRITE || rq->iovcnt != 1 || v->iov_len > INT_MAX ||
+		(((rq->offset | rq->len) & d->file_mask) | ((uintptr_t)v->iov_base & d->mem_mask)))
+		return false;
+	sqe = io_uring_get_sqe(&q->ring);
+	io_uring_prep_rw(rq->op == DISK_READ ? IORING_OP_READ : IORING_OP_WRITE, sqe, FILE_MAIN, v->iov_base,
+		(unsigned)v->iov_len, rq->offset);
+	sqe->flags = IOSQE_FIXED_FILE;
+	io_uring_sqe_set_data(sqe, rq);
+	return true;
+}
+
 static void take_result(struct disk_queue *q, struct disk_request *rq, ssize_t res)
 {
 	int result;
@@ -139,24 +163,33 @@ static void take_result(struct disk_queue *q, struct disk_request *rq, ssize_t r
 		finish(q, rq, result);
 }
 
+/* A whole transfer in one operation, with nothing to follow. */
+static inline bool all_done(const struct disk_request *rq, int res)
+{
+	return res > 0 && (uint64_t)res == rq->len && rq->op <= DISK_WRITE && !rq->sync;
+}
+
 static void reap(struct disk_queue *q)
 {
-	struct io_uring_cqe *cqe[REAP_BATCH];
-	struct {
-		struct disk_request *rq;
-		int res;
-	} got[REAP_BATCH];
-	unsigned n;
+	unsigned head, n;
 
 	do {
-		n = io_uring_peek_batch_cqe(&q->ring, cqe, REAP_BATCH);
-		for (unsigned i = 0; i < n; i++) {
-			got[i].rq = io_uring_cqe_get_data(cqe[i]);
-			got[i].res = cqe[i]->res;
+		struct io_uring_cqe *cqe;
+
+		n = 0;
+		/* In place: what done() starts meanwhile goes to the other ring. */
+		io_uring_for_each_cqe(&q->ring, head, cqe) {
+			struct disk_request *rq = io_uring_cqe_get_data(cqe);
+			int res = cqe->res;
+
+			if (all_done(rq, res))
+				finish(q, rq, 0);
+			else
+				take_result(q, rq, res);
+			if (++n == REAP_BATCH)
+				break;
 		}
 		io_uring_cq_advance(&q->ring, n);
-		for (unsigned i = 0; i < n; i++)
-			take_result(q, got[i].rq, got[i].res);
 	} while (n == REAP_BATCH);
 }
 
@@ -187,7 +220,7 @@ static void batch_done(struct disk_queue *q)
 	q->events.batch_done(q->events.ctx);
 }
 
-static void rounds(struct disk_queue *q, unsigned wait);
+static void rounds(struct disk_queue *q, bool wait);
 
 static void on_retry(void *ctx)
 {
@@ -195,22 +228,23 @@ static void on_retry(void *ctx)
 
 	q->retry_posted = false;
 	if (q->loop) /* else it was drained and detached meanwhile */
-		rounds(q, 0);
+		rounds(q, false);
 }
 
 /* 0 or more, or -errno of io_uring_enter. */
 static int ring_send(struct disk_queue *q, unsigned wait)
 {
-	if (wait && !io_uring_cq_ready(&q->ring))
+	if (wait && io_uring_cq_ready(&q->ring) < wait)
 		return io_uring_submit_and_wait(&q->ring, wait);
 	return io_uring_sq_ready(&q->ring) ? io_uring_submit(&q->ring) : 0;
 }
 
 /*
  * Send and collect, a bounded number of rounds: a guest that always has one more request must not
- * keep the loop from its other work. `wait`: block until at least so many completions are there.
+ * keep the loop from its other work. `wait`: block until all that is in flight has come back, by
+ * one call: each request has one operation out.
  */
-static void rounds(struct disk_queue *q, unsigned wait)
+static void rounds(struct disk_queue *q, bool wait)
 {
 	int r = 0;
 
@@ -219,7 +253,7 @@ static void rounds(struct disk_queue *q, unsigned wait)
 		if (!q->has_ring) {
 			execute_list(q);
 		} else {
-			r = ring_send(q, wait);
+			r = ring_send(q, wait ? q->in_flight : 0);
 			reap(q);
 		}
 		batch_done(q);
@@ -238,7 +272,7 @@ static void rounds(struct disk_queue *q, unsigned wait)
 static void on_ring(void *ctx, unsigned events)
 {
 	(void)events;
-	rounds(ctx, 0);
+	rounds(ctx, false);
 }
 
 int raw_queue_start(struct disk_queue *q, struct disk_request *rq)
@@ -251,7 +285,8 @@ int raw_queue_start(struct disk_queue *q, struct disk_request *rq)
 		return -EBUSY;
 	raw_op_begin(q->disk, rq);
 	q->in_flight++;
-	issue(q, rq);
+	if (!issue_transfer(q, rq))
+		issue(q, rq);
 	return 0;
 }
 
@@ -259,7 +294,7 @@ void raw_queue_submit(struct disk_queue *q)
 {
 	/* From inside a callback: the rounds further up the stack send it. */
 	if (!q->inside && unsent(q))
-		rounds(q, 0);
+		rounds(q, false);
 }
 
 void raw_queue_drain(struct disk_queue *q)
@@ -269,7 +304,7 @@ void raw_queue_drain(struct disk_queue *q)
 	 * back.
 	 */
 	while (q->in_flight && !q->inside)
-		rounds(q, 1);
+		rounds(q, true);
 }
 
 int raw_queue_attach(struct disk_queue *q, struct loop *loop)
@@ -305,8 +340,8 @@ void raw_queue_detach(struct disk_queue *q)
  */
 static int restrict_ring(struct io_uring *ring)
 {
-	static const uint8_t ops[] = { IORING_OP_READV, IORING_OP_WRITEV, IORING_OP_WRITE, IORING_OP_FALLOCATE,
-		IORING_OP_FSYNC };
+	static const uint8_t ops[] = { IORING_OP_READ, IORING_OP_WRITE, IORING_OP_READV, IORING_OP_WRITEV,
+		IORING_OP_FALLOCATE, IORING_OP_FSYNC };
 	struct io_uring_restriction allow[ARRAY_SIZE(ops) + 2] = { 0 };
 	unsigned n = 0;
 

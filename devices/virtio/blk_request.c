@@ -32,16 +32,24 @@ static struct blk_request *request_take(struct blk_queue *bq, struct chain *chai
 	return rq;
 }
 
+static __attribute__((noinline)) void push_unusual(struct blk_queue *bq, struct chain *c, size_t wrote,
+	uint8_t status)
+{
+	chain_finish(c, wrote, status);
+	queue_push(bq->queue, c);
+}
+
 /* `wrote`: bytes of data that a read brought, all or none. */
 static inline void request_finish(struct blk_queue *bq, struct blk_request *rq, size_t wrote, uint8_t status)
 {
 	struct chain *c = rq->chain;
 
-	rq->chain = NULL;
 	rq->next = bq->free;
 	bq->free = rq;
-	chain_finish(c, wrote, status);
-	queue_push(bq->queue, c);
+	if (chain_finish_quick(c, wrote, status))
+		queue_push(bq->queue, c);
+	else
+		push_unusual(bq, c, wrote, status);
 }
 
 /* The host failed, not the guest: one event for whoever watches the machine, and a line. */

@@ -147,7 +147,7 @@ void chain_write_tail(struct chain *c, const void *buf, size_t len)
 	c->tail_written = true;
 }
 
-void chain_finish_pieces(struct chain *c, size_t len, uint8_t status)
+void chain_finish(struct chain *c, size_t len, uint8_t status)
 {
 	chain_wrote_pieces(c, len);
 	chain_write_tail(c, &status, 1);

@@ -51,9 +51,10 @@ static inline int chain_reserve_tail(struct chain *c, size_t len) NEEDS_CHECK;
 void chain_write_tail(struct chain *c, const void *buf, size_t len);
 /*
  * chain_wrote() of `len` bytes, all that were handed out or none, and a trailer of one byte: how
- * most requests end.
+ * most requests end. The quick one does it when nothing is unusual, else nothing and returns false.
  */
-static inline void chain_finish(struct chain *c, size_t len, uint8_t status);
+void chain_finish(struct chain *c, size_t len, uint8_t status);
+static inline bool chain_finish_quick(struct chain *c, size_t len, uint8_t status) NEEDS_CHECK;
 /* What queue_push() reports. */
 static inline uint32_t chain_written(const struct chain *c);
 

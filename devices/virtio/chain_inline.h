@@ -46,7 +46,6 @@ struct chain {
 void chain_read_pieces(struct chain *c, void *buf, size_t len);
 int chain_iov_pieces(struct cursor *k, size_t len, struct iovec *iov, int max);
 void chain_wrote_pieces(struct chain *c, size_t len);
-void chain_finish_pieces(struct chain *c, size_t len, uint8_t status);
 
 /*
  * The next `len` bytes, when they lie in one place; else NULL. Moves on from the end of an iovec,
@@ -54,11 +53,13 @@ void chain_finish_pieces(struct chain *c, size_t len, uint8_t status);
  */
 static inline void *cursor_at_once(struct cursor *k, size_t len)
 {
-	if (k->off == k->iov->iov_len) {
+	if (len > k->iov->iov_len - k->off) {
+		if (k->off != k->iov->iov_len || len > k->iov[1].iov_len)
+			return NULL;
 		k->iov++;
 		k->off = 0;
 	}
-	return len <= k->iov->iov_len - k->off ? (uint8_t *)k->iov->iov_base + k->off : NULL;
+	return (uint8_t *)k->iov->iov_base + k->off;
 }
 
 static inline void cursor_move(struct cursor *k, size_t len)
@@ -136,16 +137,15 @@ static inline int chain_reserve_tail(struct chain *c, size_t len)
 	return 0;
 }
 
-static inline void chain_finish(struct chain *c, size_t len, uint8_t status)
+static inline bool chain_finish_quick(struct chain *c, size_t len, uint8_t status)
 {
-	if (seldom(c->tail != 1 || c->wrote.left - 1 != len || mem_dirty_on(c->mem))) {
-		chain_finish_pieces(c, len, status);
-		return;
-	}
+	if (seldom(c->tail != 1 || c->wrote.left - 1 != len || mem_dirty_on(c->mem)))
+		return false;
 	/* Nobody asks where `wrote` stands now, only that the trailer is all that is left. */
 	c->wrote.left = 1;
 	c->tail_written = true;
 	((uint8_t *)c->last->iov_base)[c->last->iov_len - 1] = status;
+	return true;
 }
 
 static inline uint32_t chain_written(const struct chain *c)

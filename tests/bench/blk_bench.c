@@ -52,25 +52,22 @@ static void driver_add(struct harness *h, unsigned i, bool write, unsigned long 
 	must(vd_add(&h->vd, segs, write ? 2 : 1, write ? 1 : 2, harness_at(h, at + 32)), "the ring is full");
 }
 
-/* What back_worker.c does on a kick. */
+/*
+ * What back_worker.c does on a kick. A device that waits for its medium would be woken by its loop; here that is one
+ * call that collects all.
+ */
 __attribute__((noinline)) static void device_turn(struct rig *r)
 {
+	const struct blk *blk = container_of(r->dev, struct blk, dev);
 	struct queue *q = r->h[0]->q;
 
 	queue_disable_kick(q);
 	must(r->dev->type->handle(r->dev, q) >= 0, "the queue is broken");
 	queue_flush(q);
 	must(!queue_enable_kick(q), "more came from nowhere");
-}
-
-/* A device that waits for its medium is woken by its loop; here that is one call that collects all. */
-static void collect(struct rig *r)
-{
-	const struct blk *blk = container_of(r->dev, struct blk, dev);
-
-	if (queue_in_flight(r->h[0]->q))
+	if (queue_in_flight(q))
 		blk->disk->ops->drain(blk->queues[0].disk_queue);
-	queue_flush(r->h[0]->q);
+	queue_flush(q);
 }
 
 static void driver_poll(struct harness *h, unsigned batch, uint32_t expect)
@@ -117,7 +114,6 @@ int main(int argc, char **argv)
 			driver_add(r->h[0], i, write, n + i);
 		vd_kick(&r->h[0]->vd);
 		device_turn(r);
-		collect(r);
 		driver_poll(r->h[0], batch, write ? 1 : PAGE_4K + 1);
 	}
 	rig_free(r);
