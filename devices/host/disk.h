@@ -26,7 +26,8 @@ struct disk_queue;
 enum disk_op { DISK_READ, DISK_WRITE, DISK_FLUSH, DISK_DISCARD, DISK_WRITE_ZEROES };
 
 struct disk_info {
-	uint64_t size;            /* bytes, a multiple of 512 */
+	/* bytes, a multiple of 512; what resize() changes while queues run: __atomic */
+	uint64_t size;
 	/* logical: 512 or more; requests are multiples of it when direct */
 	uint32_t block_size;
 	uint32_t physical_block;  /* preferred */
@@ -96,6 +97,12 @@ struct disk_ops {
 	 * pauses its devices before it stops their workers.
 	 */
 	void (*drain)(struct disk_queue *q);
+	/*
+	 * The host may have changed the size: look, and serve the new one from now on. What is in
+	 * flight beyond it fails as a disk that ends there does. Owner of any queue, which need not
+	 * be idle. -EINVAL: the new size is no disk's, and the old one stays. NULL: never changes.
+	 */
+	int (*resize)(struct disk *d, uint64_t *ret_size);
 	/* Main; queues destroyed. Takes NULL. */
 	void (*close)(struct disk *d);
 	/* What the owner of a queue asks of the kernel; NULL: nothing. */
@@ -116,7 +123,7 @@ static inline int disk_check(const struct disk_info *info, const struct disk_req
 		return rq->op == DISK_FLUSH ? 0 : -EROFS;
 	if (!rq->len || (rq->offset | rq->len) % 512)
 		return -EINVAL;
-	return range_inside(rq->offset, rq->len, 0, info->size) ? 0 : -ERANGE;
+	return range_inside(rq->offset, rq->len, 0, __atomic_load_n(&info->size, __ATOMIC_RELAXED)) ? 0 : -ERANGE;
 }
 
 struct disk_raw_config {

@@ -244,6 +244,26 @@ static void raw_close(struct disk *disk)
 	free(d);
 }
 
+/* A size is a size also when it shrank: the guest is told, and its requests beyond it fail. */
+static int raw_resize(struct disk *disk, uint64_t *ret_size)
+{
+	struct raw_disk *d = container_of(disk, struct raw_disk, disk);
+	uint64_t size = 0;
+	struct stat st;
+
+	if (fstat(d->buffered_fd, &st))
+		return -errno;
+	if (!S_ISBLK(st.st_mode))
+		size = (uint64_t)st.st_size;
+	else if (ioctl(d->buffered_fd, BLKGETSIZE64, &size))
+		return -errno;
+	if (!size || size % SECTOR)
+		return -EINVAL;
+	__atomic_store_n(&d->info.size, size, __ATOMIC_RELAXED);
+	*ret_size = size;
+	return 0;
+}
+
 static void raw_info(const struct disk *disk, struct disk_info *ret)
 {
 	*ret = ((const struct raw_disk *)disk)->info;
@@ -258,6 +278,7 @@ static const struct disk_ops raw_ops = {
 	.start = raw_queue_start,
 	.submit = raw_queue_submit,
 	.drain = raw_queue_drain,
+	.resize = raw_resize,
 	.close = raw_close,
 	.syscalls = disk_raw_syscalls,
 };

@@ -25,6 +25,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <liburing.h>
+#include <linux/fs.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -421,5 +422,9 @@ const struct syscall_row disk_raw_syscalls[] = {
 	{ SYSCALL(pwritev, "write a disk without io_uring") },
 	{ SYSCALL(fdatasync, "flush a disk without io_uring") },
 	{ SYSCALL(fallocate, "discard and zero on a disk without io_uring") },
+	{ SYSCALL(fstat, "the size of a disk that the host resized") },
+	{ SYSCALL(newfstatat, "the same, by glibc before 2.39") },
+	{ SYSCALL(ioctl, "the size of a block device that the host resized",
+		SYSCALL_ARG_EQ(1, BLKGETSIZE64)) },
 	SYSCALL_END,
 };

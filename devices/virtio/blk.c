@@ -93,6 +93,26 @@ static void fill_config(struct blk *blk)
 	virtio_config_write(&blk->dev.config, 0, &c, sizeof(c));
 }
 
+uint64_t blk_size(const struct blk *blk)
+{
+	return __atomic_load_n(&blk->info.size, __ATOMIC_RELAXED);
+}
+
+int blk_resize(struct virtio_device *dev)
+{
+	struct blk *blk = container_of(dev, struct blk, dev);
+	uint64_t size, capacity;
+	int r = blk->disk->ops->resize ? blk->disk->ops->resize(blk->disk, &size) : -EOPNOTSUPP;
+
+	if (r || size == blk_size(blk))
+		return r;
+	__atomic_store_n(&blk->info.size, size, __ATOMIC_RELAXED);
+	capacity = size / BLK_SECTOR;
+	virtio_config_write(&dev->config, offsetof(struct blk_config, capacity), &capacity, sizeof(capacity));
+	dev->config_changed(dev);
+	return 0;
+}
+
 static uint64_t extra_features(const struct blk *blk)
 {
 	uint64_t f = 0;

@@ -100,7 +100,8 @@ struct blk_queue {
 struct blk {
 	struct virtio_device dev;     /* first */
 	struct disk *disk;            /* const */
-	struct disk_info info;        /* const */
+	/* const but for `size`, which blk_resize() changes: __atomic */
+	struct disk_info info;
 	unsigned max_iov;             /* const */
 	char serial[BLK_SERIAL_LEN];  /* const */
 	uint8_t writeback;            /* written by queue 0's worker, read by all: __atomic */
@@ -116,5 +117,14 @@ struct blk {
 int blk_handle(struct virtio_device *dev, struct queue *q);
 void blk_on_done(void *ctx, struct disk_request *disk_rq, int result);
 void blk_on_batch_done(void *ctx);
+
+/* blk.c; of the disk, in bytes. Any thread. */
+uint64_t blk_size(const struct blk *blk);
+/*
+ * The host changed the size of the disk: serve the new one, and tell the guest (§5.2.5.2: capacity
+ * and a configuration change). 0, also when nothing changed, or what the disk's resize() said; then
+ * all is as before. On the worker of queue 0, whether or not its queue runs.
+ */
+int blk_resize(struct virtio_device *dev);
 
 #endif

@@ -139,7 +139,7 @@ static int start(struct blk_queue *bq, struct blk_request *rq)
 /* No data is no error, in its place. */
 static int nothing_to_transfer(const struct blk *blk, enum disk_op op, uint64_t offset)
 {
-	return offset > blk->info.size || (op == DISK_WRITE && blk->info.readonly) ? BLK_S_IOERR : BLK_S_OK;
+	return offset > blk_size(blk) || (op == DISK_WRITE && blk->info.readonly) ? BLK_S_IOERR : BLK_S_OK;
 }
 
 static int start_transfer(struct blk_queue *bq, struct blk_request *rq, enum disk_op op,
@@ -198,7 +198,7 @@ static int check_range(const struct blk *blk, enum disk_op op, const struct blk_
 	if (range->flags & ~known)
 		return BLK_S_UNSUPP;
 	if (range->num_sectors > max || mul_overflows(range->sector, BLK_SECTOR, &offset) ||
-		!range_inside(offset, (uint64_t)range->num_sectors * BLK_SECTOR, 0, blk->info.size))
+		!range_inside(offset, (uint64_t)range->num_sectors * BLK_SECTOR, 0, blk_size(blk)))
 		return BLK_S_IOERR;
 	return BLK_S_OK;
 }

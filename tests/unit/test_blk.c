@@ -338,6 +338,45 @@ Test(blk, a_null_disk_serves_without_a_file_and_asks_nothing_of_the_kernel)
 	rig_free(f.rig);
 }
 
+Test(blk, a_disk_that_the_host_resized_has_its_new_size_and_the_guest_is_told)
+{
+	struct blk_config c;
+	struct fixture f;
+
+	setup(&f);
+	cr_assert_eq(blk_resize(f.rig->dev), 0);
+	cr_assert_eq(f.rig->config_changes, 0, "nothing changed, nothing told");
+	cr_assert_eq(request(&f, BLK_T_IN, SIZE / 512, 0, 512), BLK_S_IOERR);
+	cr_assert_eq(truncate(f.path, 2 * SIZE), 0);
+	cr_assert_eq(blk_resize(f.rig->dev), 0);
+	cr_assert_eq(f.rig->config_changes, 1);
+	virtio_config_read(&f.rig->dev->config, 0, &c, sizeof(c));
+	cr_assert_eq(c.capacity, 2 * SIZE / 512);
+	cr_assert_eq(c.seg_max, f.blk->max_iov - BLK_IOV_EXTRA, "the rest stays");
+	cr_assert_eq(request(&f, BLK_T_IN, SIZE / 512, 0, 512), BLK_S_OK);
+	cr_assert_eq(request(&f, BLK_T_OUT, 2 * SIZE / 512 - 1, 512, 0), BLK_S_OK);
+
+	cr_assert_eq(truncate(f.path, SIZE / 2), 0);
+	cr_assert_eq(blk_resize(f.rig->dev), 0);
+	cr_assert_eq(request(&f, BLK_T_IN, SIZE / 1024, 0, 512), BLK_S_IOERR);
+	cr_assert_eq(f.rig->nevents, 0, "beyond the end is the guest's mistake");
+	cr_assert_eq(truncate(f.path, 1000), 0);
+	cr_assert_eq(blk_resize(f.rig->dev), -EINVAL);
+	cr_assert_eq(blk_size(f.blk), SIZE / 2, "what is no disk's size changes nothing");
+	cr_assert_eq(f.rig->config_changes, 2);
+	teardown(&f);
+}
+
+Test(blk, a_disk_that_cannot_change_says_so)
+{
+	struct error err = { "" };
+	struct rig *rig = rig_new(&virtio_blk_type, "null=2M", &err);
+
+	cr_assert(rig, "%s", err.text);
+	cr_assert_eq(blk_resize(rig->dev), -EOPNOTSUPP);
+	rig_free(rig);
+}
+
 Test(blk, the_write_cache_switch_is_saved_and_loaded)
 {
 	const struct state_desc *desc = virtio_blk_type.state;

@@ -682,7 +682,10 @@ static void all_operations(void *ctx)
 	static uint8_t buf[8192];
 	struct fixture *f = ctx;
 	struct disk_request rq = { .op = DISK_FLUSH };
+	uint64_t size;
 
+	cr_assert_eq(f->disk->ops->resize(f->disk, &size), 0);
+	cr_assert_eq(size, SIZE);
 	cr_assert_eq(transfer(f, DISK_WRITE, 0, buf, sizeof(buf)), 0);
 	cr_assert_eq(transfer(f, DISK_READ, 0, buf, sizeof(buf)), 0);
 	cr_assert_eq(run(f, &rq), 0);
