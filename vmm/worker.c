@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,6 +22,8 @@ struct worker {
 	struct sandbox_role role;
 	struct sandbox_filter *filter;
 	bool running; /* main */
+	bool pinned;  /* to `cpu` */
+	unsigned cpu;
 	pthread_t thread;
 };
 
@@ -84,6 +87,12 @@ void worker_rename(struct worker *w, const char *name)
 	snprintf(w->name, sizeof(w->name), "%s", name);
 }
 
+void worker_pin(struct worker *w, unsigned cpu)
+{
+	w->pinned = true;
+	w->cpu = cpu;
+}
+
 struct loop *worker_loop(struct worker *w)
 {
 	return w->loop;
@@ -142,6 +151,14 @@ int worker_run(struct worker *w, enum sandbox_mode mode, struct error *err)
 	pthread_attr_init(&attr);
 	pthread_attr_setsigmask_np(&attr, &all);
 	pthread_attr_setstacksize(&attr, WORKER_STACK);
+	/* As it is born: its filter has no call for that. */
+	if (w->pinned && w->cpu < CPU_SETSIZE) {
+		cpu_set_t set;
+
+		CPU_ZERO(&set);
+		CPU_SET(w->cpu, &set);
+		pthread_attr_setaffinity_np(&attr, sizeof(set), &set);
+	}
 	r = pthread_create(&w->thread, &attr, worker_main, w);
 	pthread_attr_destroy(&attr);
 	if (r)

@@ -26,6 +26,8 @@ void worker_destroy(struct worker *worker);
 const char *worker_name(const struct worker *worker);
 /* Before worker_run(). */
 void worker_rename(struct worker *worker, const char *name);
+/* Its thread runs on this CPU of the host only. Before worker_run(); the last call counts. */
+void worker_pin(struct worker *worker, unsigned cpu);
 struct loop *worker_loop(struct worker *worker);
 /* Grows the worker's role before worker_run(); the same table twice is kept once. */
 int worker_allow(struct worker *worker, const struct syscall_row *table);

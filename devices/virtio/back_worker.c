@@ -320,6 +320,8 @@ static int find_worker(struct worker **ret, const struct virtio_device *dev,
 
 	thread_name(name, dev, n);
 	r = env->worker(env, name, dev->type->busy, ret, err);
+	if (r == 0 && dev->ncpus)
+		worker_pin(*ret, dev->cpus[n % dev->ncpus]);
 	if (r == 0)
 		r = worker_allow(*ret, dev->type->syscalls);
 	if (r == 0)

@@ -10,6 +10,7 @@
 #include "devices/virtio/blk.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stdlib.h>
 
 #include "devices/virtio/types.h"
@@ -20,6 +21,7 @@ struct blk_options {
 	uint64_t null_size;
 	bool readonly, direct, read_zeroes;
 	uint32_t num_queues;
+	struct option_ints affinity;
 };
 
 static int blk_queue_start(struct virtio_device *dev, struct queue *q)
@@ -179,6 +181,29 @@ static int open_disk(struct disk **ret, const struct blk_options *o, struct erro
 	return r ? error_prefix(err, r, "--disk path=%s", o->path) : 0;
 }
 
+/* A CPU that this process may not use would only be found when the machine starts. */
+static int bind_queues(struct blk *blk, const struct option_ints *list, struct error *err)
+{
+	cpu_set_t allowed;
+
+	if (list->n > BLK_QUEUES_MAX)
+		return error_set(err, EINVAL, "--disk affinity: %u CPUs; at most %d queues can be bound", list->n,
+			BLK_QUEUES_MAX);
+	if (list->n && sched_getaffinity(0, sizeof(allowed), &allowed))
+		return error_set(err, errno, "--disk affinity: the host does not say which CPUs may be used: %s",
+			strerror(errno));
+	for (uint32_t i = 0; i < list->n; i++) {
+		if (list->v[i] >= CPU_SETSIZE || !CPU_ISSET(list->v[i], &allowed))
+			return error_set(err, EINVAL,
+				"--disk affinity: CPU %u is none that this process may use; see taskset -p $$",
+				list->v[i]);
+		blk->cpus[i] = list->v[i];
+	}
+	blk->dev.cpus = blk->cpus;
+	blk->dev.ncpus = list->n;
+	return 0;
+}
+
 static int blk_create(struct virtio_device *dev, const struct device_env *env, const void *options,
 	struct error *err)
 {
@@ -193,6 +218,9 @@ static int blk_create(struct virtio_device *dev, const struct device_env *env, c
 	/* Not a string for the guest: 20 bytes, with a NUL only when there is room. */
 	if (o->serial)
 		memcpy(blk->serial, o->serial, strlen(o->serial));
+	r = bind_queues(blk, &o->affinity, err);
+	if (r)
+		return r;
 	r = open_disk(&blk->disk, o, err);
 	if (r)
 		return r;
@@ -246,6 +274,9 @@ static const struct option_row blk_rows[] = {
 		.offset = offsetof(struct blk_options, num_queues), .def = "1", .min = 1,
 		.max = BLK_QUEUES_MAX, .unit = "queues",
 		.help = "queues, each with a thread of its own" },
+	{ .key = "affinity", .type = OPTION_INTS, .offset = offsetof(struct blk_options, affinity),
+		.unit = "CPUs",
+		.help = "CPUs of the host for the queues' threads, [2,3]: one each, in turn" },
 	VIRTIO_OPTION_ROWS("128"),
 	OPTION_ROWS_END,
 };

@@ -103,6 +103,7 @@ struct blk {
 	/* const but for `size`, which blk_resize() changes: __atomic */
 	struct disk_info info;
 	unsigned max_iov;             /* const */
+	uint32_t cpus[BLK_QUEUES_MAX];/* const; those that queues are bound to */
 	char serial[BLK_SERIAL_LEN];  /* const */
 	uint8_t writeback;            /* written by queue 0's worker, read by all: __atomic */
 	_Atomic bool told;            /* the host's failure was reported */

@@ -154,12 +154,12 @@ static inline bool table_quick(struct queue *q, struct chain *c, struct gather *
 	const uint64_t addr = ring_load(&ref->addr);
 	const uint32_t len = ring_load(&ref->len);
 	const struct pvring_desc *d = mem_in(q->ram, gpa(addr), len);
-	const struct pvring_desc *end = d + len / sizeof(*d);
+	unsigned count = len / sizeof(*d);
 
 	if (seldom(!d || !q->indirect || (flags & VRING_DESC_NEXT) || addr % sizeof(uint64_t) ||
-		len % sizeof(*d) || len / sizeof(*d) > q->size))
+		len % sizeof(*d) || count > q->size))
 		return false;
-	for (; d < end; d++)
+	for (; count; count--, d++)
 		if (!gather_quick(g, q->ram, ring_load(&d->addr), ring_load(&d->len), ring_load(&d->flags)))
 			return false;
 	c->head = ring_load(&ref->id);

@@ -164,6 +164,9 @@ struct virtio_device {
 	uint64_t features;                 /* negotiated; set before the first queue_start */
 	uint16_t nqueues;                  /* const after create */
 	uint16_t queue_size;               /* const after create: the largest */
+	/* const after create: the worker of queue i runs on cpus[i % ncpus]; ncpus 0: anywhere */
+	const uint32_t *cpus;
+	uint32_t ncpus;
 	/*
 	 * const after create: what the host side asks of its workers, beyond the type's; NULL:
 	 * nothing

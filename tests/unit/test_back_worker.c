@@ -3,6 +3,7 @@
  * where that matters.
  */
 #include <criterion/criterion.h>
+#include <sched.h>
 
 #include "tests/unit/virtio_rig.h"
 
@@ -215,4 +216,40 @@ Test(back, a_config_read_is_never_torn)
 	pthread_join(a, NULL);
 	pthread_join(b, NULL);
 	cr_assert_eq(virtio_config_generation(&f->dev->config) & 1, 0);
+}
+
+/* --- a worker bound to a CPU --- */
+
+struct where {
+	cpu_set_t set;
+	int result;
+};
+
+static void look_where(void *ctx)
+{
+	struct where *w = ctx;
+
+	w->result = sched_getaffinity(0, sizeof(w->set), &w->set);
+}
+
+Test(worker, a_bound_worker_runs_on_its_cpu_and_nobody_else_moves)
+{
+	struct where mine, its;
+	struct worker *w;
+	struct error err;
+	unsigned cpu = 0;
+
+	look_where(&mine);
+	while (!CPU_ISSET(cpu, &mine.set))
+		cpu++;
+	cr_assert_eq(worker_create(&w, "_disk0_q0", &err), 0);
+	worker_pin(w, cpu);
+	cr_assert_eq(worker_run(w, SANDBOX_OFF, &err), 0, "%s", err.text);
+	cr_assert_eq(worker_call(w, look_where, &its), 0);
+	cr_assert_eq(its.result, 0);
+	cr_assert_eq(CPU_COUNT(&its.set), 1);
+	cr_assert(CPU_ISSET(cpu, &its.set));
+	look_where(&its);
+	cr_assert(CPU_EQUAL(&its.set, &mine.set));
+	worker_destroy(w);
 }

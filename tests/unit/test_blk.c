@@ -5,6 +5,7 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -314,6 +315,9 @@ Test(blk, bad_options_are_refused_with_a_sentence)
 	cr_assert(strstr(err.text, "add path=FILE, or null=SIZE"), "%s", err.text);
 	cr_assert_null(rig_new(&virtio_blk_type, "path=/x,null=1M", &err));
 	cr_assert(strstr(err.text, "leave out one of the two"), "%s", err.text);
+	cr_assert_null(rig_new(&virtio_blk_type, "null=1M,affinity=[1023]", &err));
+	cr_assert(strstr(err.text, "CPU 1023 is none that this process may use"), "%s", err.text);
+	cr_assert_null(rig_new(&virtio_blk_type, "null=1M,affinity=[5000]", &err));
 	cr_assert_null(rig_new(&virtio_blk_type, "null=1000", &err));
 	cr_assert(strstr(err.text, "--disk null=1000: 1000 bytes are no multiple of 512"), "%s", err.text);
 }
@@ -365,6 +369,25 @@ Test(blk, a_disk_that_the_host_resized_has_its_new_size_and_the_guest_is_told)
 	cr_assert_eq(blk_size(f.blk), SIZE / 2, "what is no disk's size changes nothing");
 	cr_assert_eq(f.rig->config_changes, 2);
 	teardown(&f);
+}
+
+Test(blk, queues_are_bound_to_the_cpus_of_the_list)
+{
+	struct error err = { "" };
+	cpu_set_t set;
+	char text[64];
+	unsigned cpu = 0;
+	struct rig *rig;
+
+	cr_assert_eq(sched_getaffinity(0, sizeof(set), &set), 0);
+	while (!CPU_ISSET(cpu, &set))
+		cpu++;
+	snprintf(text, sizeof(text), "null=1M,num_queues=2,affinity=[%u]", cpu);
+	rig = rig_new(&virtio_blk_type, text, &err);
+	cr_assert(rig, "%s", err.text);
+	cr_assert_eq(rig->dev->ncpus, 1);
+	cr_assert_eq(rig->dev->cpus[0], cpu);
+	rig_free(rig);
 }
 
 Test(blk, a_disk_that_cannot_change_says_so)
