@@ -93,6 +93,11 @@ struct disk_ops {
 	 */
 	void (*submit)(struct disk_queue *q);
 	/*
+	 * Collect what is finished, without waiting: true when something was (its `done` calls are
+	 * made). For owners that look again and again; NULL: nothing is ever finished unasked.
+	 */
+	bool (*poll)(struct disk_queue *q);
+	/*
 	 * Block until all in flight are done (their `done` calls are made). Owner: so a machine
 	 * pauses its devices before it stops their workers.
 	 */

@@ -277,6 +277,7 @@ static const struct disk_ops raw_ops = {
 	.queue_detach = raw_queue_detach,
 	.start = raw_queue_start,
 	.submit = raw_queue_submit,
+	.poll = raw_queue_poll,
 	.drain = raw_queue_drain,
 	.resize = raw_resize,
 	.close = raw_close,

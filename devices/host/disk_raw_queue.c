@@ -298,6 +298,24 @@ void raw_queue_submit(struct disk_queue *q)
 		rounds(q, false);
 }
 
+bool raw_queue_poll(struct disk_queue *q)
+{
+	unsigned before = q->in_flight;
+
+	if (!before || !q->has_ring || q->inside)
+		return false;
+	/*
+	 * Under COOP_TASKRUN a completion becomes visible when this thread next enters the kernel,
+	 * which one that polls never does; the ring says when it should.
+	 */
+	if (IO_URING_READ_ONCE(*q->ring.sq.kflags) & IORING_SQ_TASKRUN)
+		io_uring_get_events(&q->ring);
+	if (!io_uring_cq_ready(&q->ring))
+		return false;
+	rounds(q, false);
+	return q->in_flight < before;
+}
+
 void raw_queue_drain(struct disk_queue *q)
 {
 	/*
@@ -362,8 +380,9 @@ static int make_ring(struct disk_queue *q)
 {
 	static const unsigned flags[] = {
 		/* 6.0 */
-		IORING_SETUP_SUBMIT_ALL | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_SINGLE_ISSUER,
-		IORING_SETUP_SUBMIT_ALL | IORING_SETUP_COOP_TASKRUN, /* 5.19 */
+		IORING_SETUP_SUBMIT_ALL | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG |
+			IORING_SETUP_SINGLE_ISSUER,
+		IORING_SETUP_SUBMIT_ALL | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG, /* 5.19 */
 		0,
 	};
 	int files[NFILES] = { [FILE_MAIN] = q->disk->fd, [FILE_BUFFERED] = q->disk->buffered_fd };

@@ -20,7 +20,7 @@ struct blk_options {
 	char *path, *serial;
 	uint64_t null_size;
 	bool readonly, direct, read_zeroes;
-	uint32_t num_queues;
+	uint32_t num_queues, poll_us;
 	struct option_ints affinity;
 };
 
@@ -229,6 +229,7 @@ static int blk_create(struct virtio_device *dev, const struct device_env *env, c
 	blk->max_iov = MIN(MAX(dev->queue_size, 3u) - 2u, (unsigned)BLK_SEG_MAX) + BLK_IOV_EXTRA;
 	blk->writeback = 1;
 	dev->nqueues = (uint16_t)o->num_queues;
+	dev->poll_ns = (uint64_t)o->poll_us * 1000;
 	dev->features |= extra_features(blk);
 	fill_config(blk);
 	for (unsigned i = 0; i < dev->nqueues; i++) {
@@ -274,6 +275,9 @@ static const struct option_row blk_rows[] = {
 		.offset = offsetof(struct blk_options, num_queues), .def = "1", .min = 1,
 		.max = BLK_QUEUES_MAX, .unit = "queues",
 		.help = "queues, each with a thread of its own" },
+	{ .key = "poll", .type = OPTION_U32, .offset = offsetof(struct blk_options, poll_us),
+		.def = "0", .max = 10000, .unit = "microseconds",
+		.help = "look for more work that long before sleeping: quicker answers for CPU time" },
 	{ .key = "affinity", .type = OPTION_INTS, .offset = offsetof(struct blk_options, affinity),
 		.unit = "CPUs",
 		.help = "CPUs of the host for the queues' threads, [2,3]: one each, in turn" },
@@ -330,6 +334,7 @@ const struct virtio_type virtio_blk_type = {
 	.queue_start = blk_queue_start,
 	.handle = blk_handle,
 	.queue_stop = blk_queue_stop,
+	.poll = blk_poll,
 	.config_written = blk_config_written,
 	.config_writable = blk_config_writable,
 	.destroy = blk_destroy,

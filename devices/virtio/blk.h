@@ -118,6 +118,7 @@ struct blk {
 int blk_handle(struct virtio_device *dev, struct queue *q);
 void blk_on_done(void *ctx, struct disk_request *disk_rq, int result);
 void blk_on_batch_done(void *ctx);
+bool blk_poll(struct virtio_device *dev, struct queue *q);
 
 /* blk.c; of the disk, in bytes. Any thread. */
 uint64_t blk_size(const struct blk *blk);

@@ -313,3 +313,10 @@ int blk_handle(struct virtio_device *dev, struct queue *q)
 	bq->in_handle = false;
 	return r;
 }
+
+bool blk_poll(struct virtio_device *dev, struct queue *q)
+{
+	struct blk *blk = container_of(dev, struct blk, dev);
+
+	return blk->disk->ops->poll && blk->disk->ops->poll(blk->queues[queue_index(q)].disk_queue);
+}

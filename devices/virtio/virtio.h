@@ -138,6 +138,11 @@ struct virtio_type {
 	int (*handle)(struct virtio_device *dev, struct queue *q);
 	void (*queue_stop)(struct virtio_device *dev, struct queue *q);
 	/*
+	 * Collect what the host side has finished, without waiting for it; true when there was
+	 * something. Only while a worker polls (poll_ns). May be NULL.
+	 */
+	bool (*poll)(struct virtio_device *dev, struct queue *q);
+	/*
 	 * The guest wrote config space; the image has the bytes already when writable said so.
 	 * Queue 0's worker. May be NULL.
 	 */
@@ -167,6 +172,11 @@ struct virtio_device {
 	/* const after create: the worker of queue i runs on cpus[i % ncpus]; ncpus 0: anywhere */
 	const uint32_t *cpus;
 	uint32_t ncpus;
+	/*
+	 * const after create: how long a worker that ran out of work looks for more before it
+	 * sleeps; 0: not at all
+	 */
+	uint64_t poll_ns;
 	/*
 	 * const after create: what the host side asks of its workers, beyond the type's; NULL:
 	 * nothing

@@ -1,4 +1,5 @@
-# make bench: the figures of start-up and size, all sides in one run, into tests/bench/RESULTS.md.
+# make bench: the figures of start-up and size, all sides in one run, into tests/bench/RESULTS.md; then what a disk
+# request costs, counted, a line of JSON per case.
 bench_dir := $(BUILD)/bench
 
 $(bench_dir)/start: tests/bench/start.c
@@ -42,6 +43,7 @@ bench-build: $(BUILD)/microvm $(addprefix $(bench_dir)/,start floor tiny.elf tin
 
 bench: bench-build
 	@tests/bench/run --build $(BUILD) --results tests/bench/RESULTS.md
+	@tests/bench/instructions --build $(BUILD)
 # The data path, against QEMU and the plain io_uring floor, into tests/bench/IO.md and io.svg.
 bench-io: bench-build
 	@tests/bench/io --build $(BUILD) --results tests/bench

@@ -4,6 +4,7 @@
  */
 #include <criterion/criterion.h>
 #include <sched.h>
+#include <time.h>
 
 #include "tests/unit/virtio_rig.h"
 
@@ -216,6 +217,39 @@ Test(back, a_config_read_is_never_torn)
 	pthread_join(a, NULL);
 	pthread_join(b, NULL);
 	cr_assert_eq(virtio_config_generation(&f->dev->config) & 1, 0);
+}
+
+Test(back, a_polling_worker_finds_chains_that_nobody_announced, .timeout = 120)
+{
+	echo->dev.poll_ns = UINT64_C(3000000000);
+	rig_run_workers(&rig);
+	rig_drive(&rig, 1, RIG_SPLIT);
+	rig_put(&rig, 0, 0, 7);
+	front_kick(f, 0);
+	cr_assert(rig_rang(call_fd(0), 60000));
+	rig_put(&rig, 0, 1, 8);
+	if (!rig_rang(call_fd(0), 60000)) {
+		front_set_status(f, 0);
+		cr_skip_test("this machine stood still longer than the worker polls");
+	}
+	cr_assert_eq(rig_reply(&rig, 0, 1), 8);
+	front_set_status(f, 0);
+}
+
+Test(back, a_polling_worker_goes_to_sleep_and_is_woken_by_a_kick, .timeout = 120)
+{
+	echo->dev.poll_ns = 1000;
+	rig_run_workers(&rig);
+	rig_drive(&rig, 1, RIG_SPLIT);
+	for (uint16_t n = 0; n < 20; n++) {
+		rig_put(&rig, 0, n, 100u + n);
+		front_kick(f, 0);
+		cr_assert(rig_rang(call_fd(0), 60000), "%u", n);
+		cr_assert_eq(rig_reply(&rig, 0, n), 100u + n);
+		nanosleep(&(struct timespec){ 0, 2000000 }, NULL);
+	}
+	front_set_status(f, 0);
+	cr_assert_eq(echo->echoed, 20);
 }
 
 /* --- a worker bound to a CPU --- */

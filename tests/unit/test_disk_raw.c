@@ -363,6 +363,25 @@ Test(disk_raw, a_readonly_disk_takes_no_change)
 	disk_free(&f);
 }
 
+Test(disk_raw, who_polls_finds_completions_without_waiting)
+{
+	struct disk_request rq = { .op = DISK_FLUSH };
+	struct fixture f;
+
+	disk_make(&f, (struct disk_raw_config){ 0 });
+	cr_assert_not(f.disk->ops->poll(f.queue), "nothing in flight, nothing found");
+	cr_assert_eq(f.disk->ops->start(f.queue, &rq), 0);
+	cr_assert_not(f.disk->ops->poll(f.queue), "nothing was sent");
+	f.disk->ops->submit(f.queue);
+	for (int ms = 0; ms < 60000 && !f.ndone; ms++)
+		if (!f.disk->ops->poll(f.queue))
+			usleep(1000);
+	cr_assert_eq(f.ndone, 1);
+	cr_assert_eq(f.done_result[0], 0);
+	cr_assert_not(f.disk->ops->poll(f.queue));
+	disk_free(&f);
+}
+
 static void a_cut_file_is_an_error(bool plain)
 {
 	static uint8_t buf[8192];
