@@ -171,8 +171,8 @@ const char *queue_no_table(const struct queue *q, uint32_t len);
 void queue_dirty_ring(struct queue *q, const void *ring, size_t each, unsigned first, unsigned count);
 
 /*
- * Each format: map, pop, put a used entry and release the chain, publish, whether the driver wants a
- * call for one of the `unrung` entries, kicks, unpop.
+ * Each format: map, pop, put a used entry and release the chain, publish, whether the driver wants
+ * a call for one of the `unrung` entries, kicks, unpop.
  */
 bool split_map(struct queue *q);
 int split_pop(struct queue *q, struct chain **ret);
