@@ -24,8 +24,13 @@
  */
 #define SPARSE_LOW (2 * MIB)
 
+/* How RAM is aligned in our address space, so that huge pages fit; its guards take as much. */
+#define RAM_ALIGN (2 * MIB)
+
 struct region {
 	struct mem_region r;
+	void *reserved;          /* r.host and its guards; NULL: borrowed */
+	size_t reserved_len;
 	bool borrowed;
 	_Atomic uint64_t *dirty; /* a bit per page; NULL while no log is on */
 	uint64_t *dirty_words;   /* the same memory, for freeing */
@@ -58,7 +63,7 @@ void mem_destroy(struct guest_mem *mem)
 
 		if (r->borrowed)
 			continue;
-		munmap(r->r.host, r->r.size);
+		munmap(r->reserved, r->reserved_len);
 		if (r->r.fd >= 0)
 			close(r->r.fd);
 	}
@@ -143,6 +148,33 @@ static int memfd_for(const struct mem_config *config, uint64_t size, struct erro
 	return fd;
 }
 
+/*
+ * Map RAM with at least a page on both sides that nobody may touch: a length that was computed
+ * wrongly somewhere ends the process there, rather than reading or writing what happens to lie
+ * beside it.
+ */
+static int map_guarded(struct region *ret, int flags, size_t huge)
+{
+	const size_t align = MAX((size_t)RAM_ALIGN, huge), size = ret->r.size;
+	uint8_t *base, *host;
+
+	if (add_overflows(size, 2 * align, &ret->reserved_len))
+		return -ENOMEM;
+	base = mmap(NULL, ret->reserved_len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (base == MAP_FAILED)
+		return -errno;
+	host = (uint8_t *)align_up((uintptr_t)base + PAGE_4K, align);
+	if (mmap(host, size, PROT_READ | PROT_WRITE, flags | MAP_FIXED, ret->r.fd, 0) == MAP_FAILED) {
+		int r = -errno;
+
+		munmap(base, ret->reserved_len);
+		return r;
+	}
+	ret->reserved = base;
+	ret->r.host = host;
+	return 0;
+}
+
 int mem_add_ram(struct guest_mem *mem, uint64_t at, uint64_t size, const struct mem_config *config,
 	struct error *err)
 {
@@ -162,10 +194,10 @@ int mem_add_ram(struct guest_mem *mem, uint64_t at, uint64_t size, const struct 
 	}
 	if (config->prefault)
 		flags |= MAP_POPULATE;
-	new.r.host = mmap(NULL, size, PROT_READ | PROT_WRITE, flags, new.r.fd, 0);
-	if (new.r.host == MAP_FAILED) {
-		r = error_set(err, errno, "--memory: cannot map %llu MiB for the guest: %s; give less memory%s",
-			(unsigned long long)(size / MIB), strerror(errno),
+	r = map_guarded(&new, flags, config->hugepages ? config->hugepage_size : 0);
+	if (r < 0) {
+		r = error_set(err, -r, "--memory: cannot map %llu MiB for the guest: %s; give less memory%s",
+			(unsigned long long)(size / MIB), strerror(-r),
 			config->hugepages ? ", or the host more huge pages (sysctl vm.nr_hugepages)" : "");
 		if (new.r.fd >= 0)
 			close(new.r.fd);
@@ -179,7 +211,7 @@ int mem_add_ram(struct guest_mem *mem, uint64_t at, uint64_t size, const struct 
 		madvise(new.r.host, size, MADV_MERGEABLE);
 	r = insert(mem, &new, err);
 	if (r < 0) {
-		munmap(new.r.host, size);
+		munmap(new.reserved, new.reserved_len);
 		if (new.r.fd >= 0)
 			close(new.r.fd);
 	}

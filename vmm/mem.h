@@ -83,8 +83,8 @@ int mem_create(struct guest_mem **ret, struct error *err) NEEDS_CHECK;
 void mem_destroy(struct guest_mem *mem);
 
 /*
- * Allocate and add RAM at [gpa, gpa + size). Main only. -EINVAL overlap or alignment, -ENOMEM,
- * -ENOSPC.
+ * Allocate and add RAM at [gpa, gpa + size), between pages without access. Main only. -EINVAL
+ * overlap or alignment, -ENOMEM, -ENOSPC.
  */
 int mem_add_ram(struct guest_mem *mem, uint64_t gpa, uint64_t size, const struct mem_config *config,
 	struct error *err) NEEDS_CHECK;

@@ -1,5 +1,6 @@
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <signal.h>
 #include <stdlib.h>
 
 #include "vmm/mem.h"
@@ -145,4 +146,31 @@ Test(mem, listeners_hear_of_regions_before_and_after)
 	cr_assert_eq(mem_region_count(mem), 4, "what a listener refuses is not there");
 	cr_assert_eq(mem_add_ram(mem, 3 * GIB, 100, &config, &err), -EINVAL);
 	mem_destroy(mem);
+}
+
+static uint8_t *ram_of(bool shared)
+{
+	const struct mem_config config = { .shared = shared };
+	struct guest_mem *mem;
+
+	cr_assert_eq(mem_create(&mem, NULL), 0);
+	cr_assert_eq(mem_add_ram(mem, 0, LOW, &config, NULL), 0);
+	((volatile uint8_t *)mem_region(mem, 0)->host)[0] = 1;
+	((volatile uint8_t *)mem_region(mem, 0)->host)[LOW - 1] = 1;
+	return mem_region(mem, 0)->host;
+}
+
+Test(mem, nobody_writes_behind_ram, .signal = SIGSEGV)
+{
+	((volatile uint8_t *)ram_of(false))[LOW] = 1;
+}
+
+Test(mem, nobody_reads_before_ram, .signal = SIGSEGV)
+{
+	(void)((volatile uint8_t *)ram_of(false))[-1];
+}
+
+Test(mem, nobody_writes_behind_shared_ram, .signal = SIGSEGV)
+{
+	((volatile uint8_t *)ram_of(true))[LOW] = 1;
 }
