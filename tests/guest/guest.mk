@@ -23,7 +23,10 @@ $(guest_elf): $(guest_objects) tests/guest/link.ld
 
 guest-build: $(guest_elf)
 G ?=
-guest: $(BUILD)/microvm $(guest_elf)
-	@tests/guest/run --program $(BUILD)/microvm --guest $(guest_elf) $(G)
+# The hostile cases run against the sanitizers' build, too.
+guest: $(BUILD)/microvm $(guest_elf) guest-sanitized
+	@tests/guest/run --program $(BUILD)/microvm --sanitized $(BUILD)/asan/microvm --guest $(guest_elf) $(G)
+guest-sanitized:
+	@$(MAKE) --no-print-directory BUILD=$(BUILD)/asan SAN=address,undefined all
 
-.PHONY: guest guest-build
+.PHONY: guest guest-build guest-sanitized

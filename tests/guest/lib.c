@@ -13,7 +13,7 @@ static struct {
 	const struct hvm_start_info *info;
 	const char *cmdline;
 	unsigned failed;
-	size_t dma_used;
+	size_t dma_used, dma_kept;
 } guest;
 
 static uint8_t dma_bytes[DMA_SIZE] __attribute__((aligned(4096)));
@@ -65,7 +65,7 @@ static void put_signed(int64_t v)
 	put_number(v < 0 ? -(uint64_t)v : (uint64_t)v, 10);
 }
 
-static void put_format(const char *f, va_list ap)
+void say_args(const char *f, va_list ap)
 {
 	for (; *f; f++) {
 		bool wide;
@@ -104,7 +104,7 @@ void say(const char *format, ...)
 	va_list ap;
 
 	va_start(ap, format);
-	put_format(format, ap);
+	say_args(format, ap);
 	va_end(ap);
 }
 
@@ -118,7 +118,7 @@ bool check(bool holds, const char *name, const char *reason, ...)
 	}
 	say("not ok %s: ", name);
 	va_start(ap, reason);
-	put_format(reason, ap);
+	say_args(reason, ap);
 	va_end(ap);
 	say("\n");
 	guest.failed++;
@@ -268,7 +268,12 @@ void *dma(size_t size, size_t align)
 
 void dma_reset(void)
 {
-	guest.dma_used = 0;
+	guest.dma_used = guest.dma_kept;
+}
+
+void dma_keep(void)
+{
+	guest.dma_kept = guest.dma_used;
 }
 
 void power_off(void)

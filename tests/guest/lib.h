@@ -8,6 +8,7 @@
 #ifndef TESTS_GUEST_LIB_H
 #define TESTS_GUEST_LIB_H
 
+#include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -113,6 +114,7 @@ static inline uint64_t cycles(void)
 
 /* Text on the first serial line. %s %d %u %x %lu %lx %c only. */
 void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
+void say_args(const char *format, va_list ap);
 
 /* "key=value" or "key" of the command line. */
 bool arg_is(const char *key, const char *value);
@@ -146,6 +148,8 @@ void triple_fault(void) __attribute__((noreturn));
 /* The device's memory: this much, aligned to `align` (a power of two), zeroed, never given back but all at once. */
 void *dma(size_t size, size_t align);
 void dma_reset(void);
+/* What was taken until now outlives dma_reset(). */
+void dma_keep(void);
 
 /* The compiler calls these two; start.S calls the others. */
 void *memset(void *to, int value, size_t len);

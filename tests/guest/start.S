@@ -85,6 +85,62 @@ ring3:
 1:	pause
 	jmp 1b
 
+	/*
+	 * Another vCPU, started by smp.c: a startup IPI begins in real mode at the page to which ap_begin to ap_end were
+	 * copied (Intel SDM vol. 3 §9.4.4). It has no TSS: it touches no port and takes no exception.
+	 */
+	.globl ap_begin
+	.globl ap_end
+	.code16
+ap_begin:
+	cli
+	lgdtl %cs:(ap_gdt - ap_begin)
+	mov %cr0, %eax
+	or $1, %eax
+	mov %eax, %cr0
+	ljmpl $KERNEL_CODE32, $ap_protected
+	.balign 8
+ap_gdt:
+	.word gdt_register - gdt - 1
+	.long gdt
+ap_end:
+
+	.code32
+ap_protected:
+	mov $CR4, %eax
+	mov %eax, %cr4
+	mov $pml4, %eax
+	mov %eax, %cr3
+	mov $EFER, %ecx
+	rdmsr
+	or $EFER_LME, %eax
+	wrmsr
+	mov $CR0, %eax
+	mov %eax, %cr0
+	ljmp $KERNEL_CODE, $ap_long_mode
+
+	.code64
+ap_long_mode:
+	mov $KERNEL_DATA, %eax
+	mov %eax, %ss
+	lidt idt_register
+	mov $USER_DATA, %eax
+	mov %eax, %ds
+	mov %eax, %es
+	mov $ap_ring0_stack_end, %rsp
+	pushq $USER_DATA
+	pushq $ap_stack_end
+	pushq $RFLAGS
+	pushq $USER_CODE
+	pushq $ap_ring3
+	iretq
+
+ap_ring3:
+	xor %ebp, %ebp
+	call guest_ap
+1:	pause
+	jmp 1b
+
 	/* One entry of 16 bytes for each vector; those without an error code push a zero in its place. */
 	.balign 16
 vectors:
@@ -193,5 +249,9 @@ exception_stack_end_aligned:
 	.set exception_stack_end, exception_stack_end_aligned - 8	/* as after a call */
 	.fill 4096, 1, 0
 ring0_stack_end:
+	.fill 16384, 1, 0
+ap_stack_end:
+	.fill 4096, 1, 0
+ap_ring0_stack_end:
 
 	.section .note.GNU-stack, "", @progbits

@@ -12,5 +12,6 @@ const struct guest_test *const guest_tests[] = {
 	net_tests,
 	char_tests,
 	hostile_tests,
+	attack_tests,
 	NULL,
 };

@@ -10,6 +10,6 @@ struct guest_test {
 extern const struct guest_test *const guest_tests[]; /* NULL ends */
 
 extern const struct guest_test life_tests[], platform_tests[], pci_tests[], regs_tests[], blk_tests[], net_tests[],
-	char_tests[], hostile_tests[];
+	char_tests[], hostile_tests[], attack_tests[];
 
 #endif

@@ -62,10 +62,15 @@ static bool find_mmio(struct vio *v, enum vio_id id, unsigned n)
 	return false;
 }
 
-bool vio_find(struct vio *v, enum vio_id id, unsigned n)
+bool vio_find_on(struct vio *v, bool pci, enum vio_id id, unsigned n)
 {
 	fill(v, 0, sizeof(*v));
-	return arg_is("transport", "mmio") ? find_mmio(v, id, n) : find_pci(v, id, n);
+	return pci ? find_pci(v, id, n) : find_mmio(v, id, n);
+}
+
+bool vio_find(struct vio *v, enum vio_id id, unsigned n)
+{
+	return vio_find_on(v, !arg_is("transport", "mmio"), id, n);
 }
 
 uint8_t vio_status(const struct vio *v)
@@ -269,11 +274,20 @@ bool vio_queue(struct vio *v, unsigned index, uint16_t size)
 	c.used = q->used = dma(6 + 8u * q->size, 64);
 	c.tables = q->tables = dma(16u * TABLE_LEN * q->size, 64);
 	c.tables_addr = (uint64_t)c.tables;
+	q->vd.c = c;
+	return vio_queue_again(q);
+}
+
+bool vio_queue_again(struct vio_queue *q)
+{
+	struct vd_config c = q->vd.c;
+
+	c.features = q->vio->features;
 	if (!vd_queue_init(&q->vd, &c))
 		return false;
-	vio_queue_program(v, index, q->size, (uint64_t)c.desc, (uint64_t)c.avail, (uint64_t)c.used);
-	vio_queue_enable(v, index);
-	return vio_queue_enabled(v, index);
+	vio_queue_program(q->vio, q->index, q->size, (uint64_t)c.desc, (uint64_t)c.avail, (uint64_t)c.used);
+	vio_queue_enable(q->vio, q->index);
+	return vio_queue_enabled(q->vio, q->index);
 }
 
 void vio_ready(struct vio *v)

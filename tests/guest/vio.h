@@ -99,6 +99,8 @@ struct vio {
 
 /* The n-th device of this kind on the transport the command line names. false: none. */
 bool vio_find(struct vio *v, enum vio_id id, unsigned n);
+/* On this transport, whatever the command line says. */
+bool vio_find_on(struct vio *v, bool pci, enum vio_id id, unsigned n);
 /* Read the capabilities and BARs again (after a move). false: there is something missing. */
 bool vio_find_structures(struct vio *v);
 
@@ -127,6 +129,8 @@ uint64_t vio_ring_features(void);
 bool vio_negotiate(struct vio *v, uint64_t wanted);
 /* Rings of at most `size` entries in fresh DMA memory. false: no such queue. */
 bool vio_queue(struct vio *v, unsigned index, uint16_t size);
+/* The same rings again, empty, after a reset and a negotiation. */
+bool vio_queue_again(struct vio_queue *q);
 void vio_ready(struct vio *v);
 
 /* Wait for a used buffer: vd_poll's answer, 0 when patience ends. */

@@ -1,0 +1,213 @@
+"""Hostile drivers (attack.c), judged from the host: one machine per transport and ring format runs all cases, each a line.
+
+What the host sees of each case: that the monitor lives (if not, the case has failed, and another machine goes on behind it), that
+its threads used no more processor time than some dozens of good requests and resets did in the same run, and that its log stays
+short. Of the machine as a whole: memory, descriptors and threads do not grow, and on both sides of guest memory lies a page that
+nobody may touch, so that a write past it is a crash and not a secret.
+
+With the sanitizers the filters are off: they make system calls of their own (for their maps and their reports), which no row of a
+table allows.
+"""
+import os
+import re
+import time
+
+from machine import HANG, MEMORY, Failure, Network, Skip, expect
+
+COST = 40           # a case may cost as much processor time as this many control rounds,
+FLOOR = 0.02        # and this many seconds in any case: the clock of a thread has its grain
+LOG_MAX = 8192      # bytes of log per case
+GROWTH = 48 << 20   # of resident memory, all cases of a machine together
+CRASHES_MAX = 12    # then the machine is given up
+DISK = 4 << 20
+
+
+class Watch:
+    """What a running monitor uses, as /proc tells it."""
+
+    def __init__(self, process):
+        self.process = process
+        self.base = f"/proc/{process.p.pid}"
+        self.cpu = self.cpu_now()
+        self.log = 0
+
+    def cpu_now(self):
+        """Seconds used by the monitor's threads without the vCPUs."""
+        total = 0
+        try:
+            for tid in os.listdir(f"{self.base}/task"):
+                with open(f"{self.base}/task/{tid}/comm") as f:
+                    name = f.read().strip()
+                with open(f"{self.base}/task/{tid}/schedstat") as f:
+                    used = int(f.read().split()[0])
+                if not name.startswith(("vcpu", "kvm-")):
+                    total += used
+        except (OSError, IndexError):
+            return self.cpu
+        return total / 1e9
+
+    def lap(self):
+        """Processor time and bytes of log since the last one."""
+        cpu, log = self.cpu_now(), len(self.process.text[self.process.p.stderr])
+        ret = cpu - self.cpu, log - self.log
+        self.cpu, self.log = cpu, log
+        return ret
+
+    def resident(self):
+        with open(f"{self.base}/statm") as f:
+            return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def descriptors(self):
+        return len(os.listdir(f"{self.base}/fd"))
+
+    def threads(self):
+        return len(self.process.threads())
+
+    def guarded(self):
+        """Is guest memory between two pages without access?"""
+        with open(f"{self.base}/maps") as f:
+            maps = [line.split() for line in f]
+        spans = [(*(int(x, 16) for x in m[0].split("-")), m[1]) for m in maps]
+        # Protections may cut guest memory to pieces: join neighbours that may be written.
+        joined = []
+        for begin, end, mode in spans:
+            if joined and joined[-1][1] == begin and joined[-1][2][:2] == mode[:2]:
+                joined[-1] = (joined[-1][0], end, mode)
+            else:
+                joined.append((begin, end, mode))
+        for i in range(1, len(joined) - 1):
+            begin, end, mode = joined[i]
+            if end - begin >= MEMORY and mode.startswith("rw"):
+                before, after = joined[i - 1], joined[i + 1]
+                if before[1] == begin and before[2][:3] == after[2][:3] == "---" and after[0] == end:
+                    return True
+        return False
+
+
+class Attack:
+    """One machine's cases, over as many processes as it takes."""
+
+    def __init__(self, bench, label, transport, packed, asan):
+        self.bench, self.label, self.asan = bench, label, asan
+        self.words = f"test=attack transport={transport} packed={packed} "
+        self.options = ["--cpus", "boot=2", "--seccomp=" + ("false" if asan else "true")]
+        for name in ("target", "witness"):
+            place = transport if name == "target" else "pci"
+            path = bench.file(name, DISK)
+            self.options += ["--disk", f"path={path},transport={place},packed=on,in_order=on"]
+        self.options += ["--rng", f"transport={transport},packed=on",
+                         "--console", f"file={bench.path('console')},transport={transport},packed=on"]
+        self.within = ()
+        try:
+            network = bench.network()
+            self.within = network.inside()
+            self.options += ["--net", f"tap=tap0,transport={transport},packed=on"]
+            self.words += (f"ip={int.from_bytes(bytes(map(int, Network.GUEST.split('.'))), 'big')} "
+                           f"peer={int.from_bytes(bytes(map(int, Network.ADDRESS.split('.'))), 'big')} ")
+        except Skip:
+            pass
+        self.control, self.crashes, self.next = [], 0, 1
+
+    def finish(self, title, begin, result, reason=""):
+        self.bench.report(f"{self.label} {title}", time.monotonic() - begin, result, reason)
+
+    def judge(self, watch, kicks, why):
+        cpu, log = watch.lap()
+        bound = max(FLOOR, max(self.control) * (COST + kicks / 4))
+        if cpu > bound:
+            return f"{cpu * 1000:.1f} ms of processor time; the bound is {bound * 1000:.1f} ms\n{why}"
+        if log > LOG_MAX:
+            return f"{log} bytes of log\n{why}"
+        return why
+
+    def lines(self, process):
+        """Lines of the guest as they come; ends with the process."""
+        done, end = 0, time.monotonic() + HANG
+        while True:
+            more = process.read(1)
+            text = process.text[process.p.stdout]
+            while (at := text.find(b"\n", done)) >= 0:
+                yield text[done:at].decode(errors="replace").strip()
+                done, end = at + 1, time.monotonic() + HANG
+            if not more:
+                return
+            if time.monotonic() > end:
+                process.kill()
+                return
+
+    def one_process(self):
+        """Runs from case `next` on. True: came to the end."""
+        process = self.bench.guest_start(self.words + f"from={self.next}", *self.options, within=self.within)
+        watch, title, why, ended, begin = Watch(process), None, "", False, time.monotonic()
+        self.before = None
+        for line in self.lines(process):
+            word, _, rest = line.partition(" ")
+            if word == "case":
+                number, title, kicks = rest.split()
+                why, begin = "", time.monotonic()
+                self.next = max(self.next, int(number))
+                if title == "control":
+                    self.before = None
+                elif not self.before:
+                    self.before = watch.resident(), watch.descriptors(), watch.threads()
+                    expect(watch.guarded(), "guest memory has no guard pages")
+            elif word == "why":
+                why += ("\n" if why else "") + rest
+            elif word == "skip:" and title:
+                self.finish(title, begin, "skip", rest)
+                title = None
+            elif line in ("ok", "not ok") and title == "control":
+                self.control.append(watch.lap()[0])
+                expect(line == "ok", f"good requests do not work: {why}")
+                title = None
+            elif line in ("ok", "not ok") and title:
+                failed = self.judge(watch, int(kicks), why)
+                self.finish(title, begin, "fail" if failed or line != "ok" else "pass", failed)
+                title = None
+            elif word == "done":
+                ended = True
+                self.grown(watch)
+            elif line.startswith("not ok") and not title:
+                raise Failure(line)
+        status = process.p.wait(HANG)
+        if ended:
+            expect(status == 0, f"exit status {status} after all cases\n{process.output[-2000:]}")
+            return True
+        expect(title and title != "control", f"ends with {status} outside of all cases\n{process.output[-2000:]}")
+        self.finish(title, begin, "fail", f"the monitor ends with {status}\n{why}\n{self.report_of(process)}")
+        return False
+
+    @staticmethod
+    def report_of(process):
+        text = process.text[process.p.stderr].decode(errors="replace")
+        at = re.search(r"==\d+==ERROR|runtime error|Assertion", text)
+        return text[at.start() - 100 if at and at.start() > 100 else 0:][:3000] if at else text[-1000:]
+
+    def grown(self, watch):
+        if not self.before:
+            return
+        resident, descriptors, threads = (now - then for now, then in zip(
+            (watch.resident(), watch.descriptors(), watch.threads()), self.before))
+        expect(resident < GROWTH * (4 if self.asan else 1), f"memory has grown by {resident >> 20} MiB")
+        expect(descriptors <= 0, f"{descriptors} descriptors are left open")
+        expect(threads <= 0, f"{threads} threads are left")
+
+    def run(self):
+        while not self.one_process():
+            self.next += 1
+            self.crashes += 1
+            expect(self.crashes < CRASHES_MAX, "the monitor crashes too often")
+        expect(self.crashes == 0, f"the monitor crashed {self.crashes} times")
+
+
+def attack(label, transport, packed):
+    def case(bench):
+        Attack(bench, label, transport, packed, bench.asan).run()
+    return case
+
+
+def cases(asan):
+    for transport in ("pci", "mmio"):
+        for packed in (0, 1):
+            label = f"hostile{' asan' if asan else ''} {transport} {'packed' if packed else 'split'}"
+            yield label, attack(label, transport, packed)

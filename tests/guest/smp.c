@@ -1,0 +1,104 @@
+/*
+ * The second vCPU. It is started as the architecture says (Intel SDM vol. 3 §9.4.4.1: INIT, then a startup IPI whose
+ * vector is the page of its first instruction), and from then on only writes to memory at CPL 3.
+ */
+#include "tests/guest/smp.h"
+
+enum { LAPIC_ICR = 0xfee00300, LAPIC_ICR_HIGH = 0xfee00310, INIT = 0x4500, STARTUP = 0x4600, AP_PAGE = 9, AP_ID = 1 };
+
+extern const uint8_t ap_begin[], ap_end[]; /* start.S */
+
+static struct {
+	bool alive, go, resting;
+	unsigned n;
+	struct flip flip[FLIPS_MAX];
+	uint64_t rounds;
+} shared;
+
+#define LOAD(x) __atomic_load_n(&(x), __ATOMIC_ACQUIRE)
+#define STORE(x, v) __atomic_store_n(&(x), (v), __ATOMIC_RELEASE)
+
+static void put(const struct flip *f, uint64_t v)
+{
+	switch (f->width) {
+	case 1:
+		*(volatile uint8_t *)f->at = (uint8_t)v;
+		break;
+	case 2:
+		*(volatile uint16_t *)f->at = (uint16_t)v;
+		break;
+	case 4:
+		*(volatile uint32_t *)f->at = (uint32_t)v;
+		break;
+	default:
+		*(volatile uint64_t *)f->at = v;
+		break;
+	}
+}
+
+void guest_ap(void)
+{
+	STORE(shared.alive, true);
+	for (;;) {
+		if (!LOAD(shared.go)) {
+			STORE(shared.resting, true);
+			relax();
+			continue;
+		}
+		STORE(shared.resting, false);
+		for (unsigned i = 0; i < shared.n; i++)
+			put(&shared.flip[i], shared.flip[i].b);
+		for (unsigned i = 0; i < shared.n; i++)
+			put(&shared.flip[i], shared.flip[i].a);
+		STORE(shared.rounds, shared.rounds + 1);
+	}
+}
+
+static bool becomes(const bool *flag)
+{
+	uint64_t start = cycles();
+
+	while (!LOAD(*flag))
+		if (cycles() - start > PATIENCE)
+			return false;
+		else
+			relax();
+	return true;
+}
+
+bool smp_start(void)
+{
+	if (LOAD(shared.alive))
+		return true;
+	__builtin_memcpy((void *)((uint64_t)AP_PAGE << 12), ap_begin, (size_t)(ap_end - ap_begin));
+	write32(LAPIC_ICR_HIGH, AP_ID << 24);
+	write32(LAPIC_ICR, INIT);
+	write32(LAPIC_ICR_HIGH, AP_ID << 24);
+	write32(LAPIC_ICR, STARTUP | AP_PAGE);
+	return becomes(&shared.alive);
+}
+
+void flip_begin(const struct flip *flips, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++)
+		shared.flip[i] = flips[i];
+	shared.n = n;
+	shared.rounds = 0;
+	STORE(shared.resting, false);
+	STORE(shared.go, true);
+	while (!LOAD(shared.rounds))
+		relax();
+}
+
+void flip_end(void)
+{
+	STORE(shared.go, false);
+	STORE(shared.resting, false);
+	while (!LOAD(shared.resting))
+		relax();
+}
+
+uint64_t flip_rounds(void)
+{
+	return LOAD(shared.rounds);
+}
