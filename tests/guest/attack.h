@@ -79,6 +79,10 @@ void raw_expose(struct target *t, const uint16_t *heads, unsigned n);
 unsigned raw_used(const struct target *t);
 /* The length of the used entry `i`. */
 uint32_t raw_used_len(const struct target *t, unsigned i);
+/* A good request of this device in the places from `at` on; how many it takes. */
+unsigned raw_request(struct target *t, unsigned at);
+/* Waits until that many are used. */
+bool raw_comes_back(struct target *t, unsigned n);
 /* Sets the available index (split). */
 void raw_index(struct target *t, uint16_t index);
 

@@ -183,3 +183,44 @@ uint32_t raw_used_len(const struct target *t, unsigned i)
 
 	return is_packed() ? ring_of(t)[i].len : ((volatile uint32_t *)(q->used + USED_RING))[2 * i + 1];
 }
+
+unsigned raw_request(struct target *t, unsigned at)
+{
+	struct raw d[2] = { { (uint64_t)t->in, 16, 0, (uint16_t)at }, { (uint64_t)t->out, SECTOR + 1, RAW_WRITE, (uint16_t)at } };
+	unsigned n = 1;
+
+	switch (t->kind) {
+	case TARGET_BLK:
+		*(struct blk_header *)t->in = (struct blk_header){ .type = BLK_IN, .sector = 9 };
+		d[0].flags = RAW_NEXT;
+		d[0].next = (uint16_t)(is_packed() ? at : at + 1);
+		n = 2;
+		break;
+	case TARGET_NET_TX:
+		arp(t, t->in);
+		d[0].len = NET_HEADER + ETH + ARP;
+		break;
+	case TARGET_CONSOLE_TX:
+		d[0].len = 1;
+		t->in[0] = '.';
+		break;
+	default:
+		d[0] = d[1];
+		break;
+	}
+	for (unsigned i = 0; i < n; i++)
+		raw_put(t, at + i, d[i]);
+	return n;
+}
+
+bool raw_comes_back(struct target *t, unsigned n)
+{
+	uint64_t start = cycles();
+
+	while (raw_used(t) != n)
+		if (cycles() - start > PATIENCE / 4)
+			return false;
+		else
+			relax();
+	return true;
+}
