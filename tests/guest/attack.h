@@ -60,6 +60,9 @@ bool target_serves(struct target *t);
 /* Waits for the outcome, as long as patience lasts. */
 void target_must(struct target *t, enum outcome outcome);
 
+/* net: header and frame that ask for the host's address (RFC 826), to which it answers; how many bytes. */
+unsigned target_arp(struct target *t, uint8_t *p);
+
 bool is_packed(void);
 uint64_t ram_end(void);
 void pause_for(uint64_t turns);

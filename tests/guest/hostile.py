@@ -53,15 +53,15 @@ class Watch:
         self.cpu, self.log = cpu, log
         return ret
 
-    def resident(self):
-        with open(f"{self.base}/statm") as f:
-            return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-    def descriptors(self):
-        return len(os.listdir(f"{self.base}/fd"))
-
-    def threads(self):
-        return len(self.process.threads())
+    def holdings(self):
+        """Resident bytes, descriptors, threads of ours (io_uring's come and go); None when it has ended."""
+        try:
+            with open(f"{self.base}/statm") as f:
+                resident = int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+            names = [name for name in self.process.threads() if not name.startswith("iou-")]
+            return resident, len(os.listdir(f"{self.base}/fd")), len(names)
+        except OSError:
+            return None
 
     def guarded(self):
         """Is guest memory between two pages without access?"""
@@ -139,7 +139,7 @@ class Attack:
         """Runs from case `next` on. True: came to the end."""
         process = self.bench.guest_start(self.words + f"from={self.next}", *self.options, within=self.within)
         watch, title, why, ended, begin = Watch(process), None, "", False, time.monotonic()
-        self.before = None
+        self.before = self.after = None
         for line in self.lines(process):
             word, _, rest = line.partition(" ")
             if word == "case":
@@ -149,7 +149,7 @@ class Attack:
                 if title == "control":
                     self.before = None
                 elif not self.before:
-                    self.before = watch.resident(), watch.descriptors(), watch.threads()
+                    self.before = watch.holdings()
                     expect(watch.guarded(), "guest memory has no guard pages")
             elif word == "why":
                 why += ("\n" if why else "") + rest
@@ -162,11 +162,12 @@ class Attack:
                 title = None
             elif line in ("ok", "not ok") and title:
                 failed = self.judge(watch, int(kicks), why)
+                self.after = watch.holdings() or self.after
                 self.finish(title, begin, "fail" if failed or line != "ok" else "pass", failed)
                 title = None
             elif word == "done":
                 ended = True
-                self.grown(watch)
+                self.grown()
             elif line.startswith("not ok") and not title:
                 raise Failure(line)
         status = process.p.wait(HANG)
@@ -183,11 +184,10 @@ class Attack:
         at = re.search(r"==\d+==ERROR|runtime error|Assertion", text)
         return text[at.start() - 100 if at and at.start() > 100 else 0:][:3000] if at else text[-1000:]
 
-    def grown(self, watch):
-        if not self.before:
+    def grown(self):
+        if not self.before or not self.after:
             return
-        resident, descriptors, threads = (now - then for now, then in zip(
-            (watch.resident(), watch.descriptors(), watch.threads()), self.before))
+        resident, descriptors, threads = (now - then for now, then in zip(self.after, self.before))
         expect(resident < GROWTH * (4 if self.asan else 1), f"memory has grown by {resident >> 20} MiB")
         expect(descriptors <= 0, f"{descriptors} descriptors are left open")
         expect(threads <= 0, f"{threads} threads are left")

@@ -113,8 +113,11 @@ class Process:
         """{name: {field of status: value}} of each thread."""
         ret = {}
         for tid in os.listdir(f"/proc/{self.p.pid}/task"):
-            with open(f"/proc/{self.p.pid}/task/{tid}/status") as f:
-                fields = dict(line.split(":", 1) for line in f.read().splitlines() if ":" in line)
+            try:
+                with open(f"/proc/{self.p.pid}/task/{tid}/status") as f:
+                    fields = dict(line.split(":", 1) for line in f.read().splitlines() if ":" in line)
+            except OSError:
+                continue    # it ended meanwhile
             name = fields["Name"].strip()
             # A worker of the kernel's that KVM puts into the process is none of ours.
             if not name.startswith("kvm-"):

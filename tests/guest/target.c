@@ -56,7 +56,7 @@ static bool blk_serves(struct target *t)
 }
 
 /* RFC 826: who has the host's address? The host's answer comes back on the receive queue. */
-static void arp(struct target *t, uint8_t *p)
+unsigned target_arp(struct target *t, uint8_t *p)
 {
 	static const uint8_t head[] = { 0, 1, 8, 0, 6, 4, 0, 1 };
 	uint32_t ip = __builtin_bswap32((uint32_t)arg_u64("ip", 0)), peer = __builtin_bswap32((uint32_t)arg_u64("peer", 0));
@@ -71,6 +71,7 @@ static void arp(struct target *t, uint8_t *p)
 	__builtin_memcpy(p + ETH, head, sizeof(head));
 	__builtin_memcpy(p + ETH + 14, &ip, 4);
 	__builtin_memcpy(p + ETH + 24, &peer, 4);
+	return NET_HEADER + ETH + ARP;
 }
 
 static bool net_serves(struct target *t)
@@ -79,7 +80,7 @@ static bool net_serves(struct target *t)
 	uint32_t len = 0;
 	void *cookie;
 
-	arp(t, t->in);
+	target_arp(t, t->in);
 	if (!vd_add(&t->v.queue[0].vd, &rx, 0, 1, t))
 		return false;
 	vd_kick(&t->v.queue[0].vd);
@@ -197,8 +198,7 @@ unsigned raw_request(struct target *t, unsigned at)
 		n = 2;
 		break;
 	case TARGET_NET_TX:
-		arp(t, t->in);
-		d[0].len = NET_HEADER + ETH + ARP;
+		d[0].len = target_arp(t, t->in);
 		break;
 	case TARGET_CONSOLE_TX:
 		d[0].len = 1;
