@@ -2,7 +2,7 @@
 #include "tests/guest/attack.h"
 
 extern const struct attack_set attack_chain, attack_ring, attack_wrap, attack_place, attack_size, attack_status, attack_features,
-	attack_moment, attack_blk, attack_frame, attack_buffer, attack_bytes;
+	attack_moment, attack_blk, attack_frame, attack_buffer, attack_bytes, attack_race;
 
 const struct attack_set *const attack_sets[] = {
 	&attack_chain,
@@ -17,5 +17,6 @@ const struct attack_set *const attack_sets[] = {
 	&attack_frame,
 	&attack_buffer,
 	&attack_bytes,
+	&attack_race,
 	NULL,
 };

@@ -265,7 +265,7 @@ static void new_vectors(struct target *t)
 static void notify_at(struct target *t, uint32_t index)
 {
 	if (t->v.pci)
-		for (uint32_t at = 0; at < 0x1000; at += 4)
+		for (uint32_t at = 0; at < 0x1000; at += 64)
 			write16(t->v.queue[0].notify + at, (uint16_t)index);
 	else
 		write32(t->v.mmio + MMIO_QUEUE_NOTIFY, index);
