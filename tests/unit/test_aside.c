@@ -76,13 +76,14 @@ Test(aside, main_waits_for_one_job_and_not_for_the_next, .timeout = 120)
 Test(aside, each_job_has_its_own_result_and_sentence, .timeout = 120)
 {
 	struct aside a = { 0 };
+	char first[] = "the first", third[] = "the third";
 	struct error err = { "untouched" };
 	int clock = 0;
 	struct work w = { .clock = &clock };
 
-	aside_add(&a, fail, "the first");
+	aside_add(&a, fail, first);
 	aside_add(&a, note, &w);
-	aside_add(&a, fail, "the third");
+	aside_add(&a, fail, third);
 	aside_start(&a);
 	cr_assert_eq(aside_wait(&a, 1, &err), 0);
 	cr_assert_str_eq(err.text, "untouched");
