@@ -124,11 +124,14 @@ struct disk {
  */
 static inline int disk_check(const struct disk_info *info, const struct disk_request *rq)
 {
+	const uint64_t size = __atomic_load_n(&info->size, __ATOMIC_RELAXED);
+
 	if (rq->op != DISK_READ && (rq->op == DISK_FLUSH || info->readonly))
 		return rq->op == DISK_FLUSH ? 0 : -EROFS;
-	if (!rq->len || (rq->offset | rq->len) % 512)
-		return -EINVAL;
-	return range_inside(rq->offset, rq->len, 0, __atomic_load_n(&info->size, __ATOMIC_RELAXED)) ? 0 : -ERANGE;
+	/* len - 1 is huge for 0, and else below what is left of the disk from `offset` on */
+	if (!((rq->offset | rq->len) % 512) && rq->offset < size && rq->len - 1 < size - rq->offset)
+		return 0;
+	return !rq->len || (rq->offset | rq->len) % 512 ? -EINVAL : -ERANGE;
 }
 
 struct disk_raw_config {

@@ -83,9 +83,9 @@ static int null_start(struct disk_queue *q, struct disk_request *rq)
 	return 0;
 }
 
-static void complete(struct disk_queue *q, struct disk_request *rq)
+static inline void complete(struct disk_queue *q, struct disk_request *rq, bool read_zeroes)
 {
-	if (rq->op == DISK_READ && q->disk->read_zeroes)
+	if (read_zeroes && rq->op == DISK_READ)
 		for (int i = 0; i < rq->iovcnt; i++)
 			memset(rq->iov[i].iov_base, 0, rq->iov[i].iov_len);
 	q->in_flight--;
@@ -94,6 +94,7 @@ static void complete(struct disk_queue *q, struct disk_request *rq)
 
 static void null_submit(struct disk_queue *q)
 {
+	const bool read_zeroes = q->disk->read_zeroes;
 	struct disk_request *rq, *next;
 
 	/* From inside a callback: the loop further up the stack finds what was started. */
@@ -106,7 +107,7 @@ static void null_submit(struct disk_queue *q)
 		q->tail = &q->head;
 		for (; rq; rq = next) {
 			next = rq->next; /* after done() the request is the caller's */
-			complete(q, rq);
+			complete(q, rq, read_zeroes);
 		}
 		q->events.batch_done(q->events.ctx);
 	}

@@ -48,17 +48,22 @@ int chain_iov_pieces(struct cursor *k, size_t len, struct iovec *iov, int max);
 void chain_wrote_pieces(struct chain *c, size_t len);
 
 /*
- * The next `len` bytes, when they lie in one place; else NULL. Moves on from the end of an iovec,
- * so `len` is not 0 and not more than is left.
+ * Do the next `len` bytes lie in one place? If so, cursor_here() is it. Moves on from the end of an
+ * iovec, so `len` is not 0 and not more than is left.
  */
-static inline void *cursor_at_once(struct cursor *k, size_t len)
+static inline bool cursor_at_once(struct cursor *k, size_t len)
 {
 	if (len > k->iov->iov_len - k->off) {
 		if (k->off != k->iov->iov_len || len > k->iov[1].iov_len)
-			return NULL;
+			return false;
 		k->iov++;
 		k->off = 0;
 	}
+	return true;
+}
+
+static inline void *cursor_here(const struct cursor *k)
+{
 	return (uint8_t *)k->iov->iov_base + k->off;
 }
 
@@ -80,27 +85,22 @@ static inline size_t chain_out_left(const struct chain *c)
 
 static inline int chain_read(struct chain *c, void *buf, size_t len)
 {
-	const void *from;
-
 	if (seldom(len > c->in.left))
 		return -ENODATA;
-	from = len ? cursor_at_once(&c->in, len) : NULL;
-	if (seldom(!from)) {
+	if (seldom(!len || !cursor_at_once(&c->in, len))) {
 		chain_read_pieces(c, buf, len);
 		return 0;
 	}
-	memcpy(buf, from, len);
+	memcpy(buf, cursor_here(&c->in), len);
 	cursor_move(&c->in, len);
 	return 0;
 }
 
 static inline int cursor_iov(struct cursor *k, size_t len, struct iovec *iov, int max)
 {
-	void *whole = len && max > 0 ? cursor_at_once(k, len) : NULL;
-
-	if (seldom(!whole))
+	if (seldom(!len || max < 1 || !cursor_at_once(k, len)))
 		return chain_iov_pieces(k, len, iov, max);
-	*iov = (struct iovec){ whole, len };
+	*iov = (struct iovec){ cursor_here(k), len };
 	cursor_move(k, len);
 	return 1;
 }

@@ -15,22 +15,33 @@
 
 #include "devices/virtio/queue_private.h"
 
-/* A buffer of the common chain: false when anything is unusual about it. `side`: 0, then WRITE. */
-static inline bool gather_quick(struct gather *g, const struct mem_ram *ram, uint64_t addr, uint32_t len,
-	uint16_t flags)
+/* A buffer of the common chain; false when it is not in the region where the last one was. */
+static inline bool gather_piece(struct gather *g, const struct mem_ram *ram, uint64_t addr, uint32_t len)
 {
 	if (seldom(!mem_holds(ram, gpa(addr), len)))
 		return false;
-	if ((flags ^ g->side) & (VRING_DESC_WRITE | VRING_DESC_INDIRECT)) {
-		if (seldom(g->side || (flags & VRING_DESC_INDIRECT)))
-			return false;
-		g->side = VRING_DESC_WRITE;
-		g->border = g->next;
-		g->in = g->total;
-	}
 	g->total += len;
 	*g->next++ = (struct iovec){ ram->host + (addr - ram->gpa), len };
 	return true;
+}
+
+/* The writable side begins with the next buffer. */
+static inline void gather_border(struct gather *g)
+{
+	g->side = VRING_DESC_WRITE;
+	g->border = g->next;
+	g->in = g->total;
+}
+
+/* Before a buffer with these flags: is it one that the common chain does not have here? */
+static inline bool gather_turns(struct gather *g, uint16_t flags)
+{
+	if (!((flags ^ g->side) & (VRING_DESC_WRITE | VRING_DESC_INDIRECT)))
+		return false;
+	if (seldom(g->side || (flags & VRING_DESC_INDIRECT)))
+		return true;
+	gather_border(g);
+	return false;
 }
 
 /*

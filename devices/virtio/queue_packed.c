@@ -128,39 +128,42 @@ static inline bool walk_quick(struct queue *q, struct chain *c, struct gather *g
 	const struct iovec *limit = g->next + (q->size - q->taken);
 	uint16_t state = avail_state(q->avail_wrap);
 
-	while (gather_quick(g, ram, ring_load(&d->addr), ring_load(&d->len), flags)) {
+	for (;;) {
+		if (gather_turns(g, flags) || !gather_piece(g, ram, ring_load(&d->addr), ring_load(&d->len)))
+			return false;
 		c->head = ring_load(&d->id);
 		if (seldom(++d == end)) {
 			d = q->p.desc;
 			state ^= DESC_STATE;
 		}
-		if (!(flags & VRING_DESC_NEXT)) {
-			c->ndesc = (uint16_t)(g->next - c->iov);
-			q->next_avail = (uint16_t)(d - q->p.desc);
-			q->avail_wrap = state == VRING_DESC_AVAIL;
-			return true;
-		}
+		if (!(flags & VRING_DESC_NEXT))
+			break;
 		flags = ring_load(&d->flags);
 		if (seldom(g->next == limit || (flags & DESC_STATE) != state))
-			break;
+			return false;
 	}
-	return false;
+	c->ndesc = (uint16_t)(g->next - c->iov);
+	q->next_avail = (uint16_t)(d - q->p.desc);
+	q->avail_wrap = state == VRING_DESC_AVAIL;
+	return true;
 }
 
 /* The same for one descriptor with a table behind it. */
 static inline bool table_quick(struct queue *q, struct chain *c, struct gather *g, uint16_t flags)
 {
 	const struct pvring_desc *ref = &q->p.desc[q->next_avail];
+	const struct mem_ram *ram = q->ram;
 	const uint64_t addr = ring_load(&ref->addr);
 	const uint32_t len = ring_load(&ref->len);
-	const struct pvring_desc *d = mem_in(q->ram, gpa(addr), len);
+	const struct pvring_desc *d = mem_in(ram, gpa(addr), len);
 	unsigned count = len / sizeof(*d);
 
 	if (seldom(!d || !q->indirect || (flags & VRING_DESC_NEXT) || addr % sizeof(uint64_t) ||
 		len % sizeof(*d) || count > q->size))
 		return false;
 	for (; count; count--, d++)
-		if (!gather_quick(g, q->ram, ring_load(&d->addr), ring_load(&d->len), ring_load(&d->flags)))
+		if (gather_turns(g, ring_load(&d->flags)) ||
+			!gather_piece(g, ram, ring_load(&d->addr), ring_load(&d->len)))
 			return false;
 	c->head = ring_load(&ref->id);
 	c->ndesc = 1;

@@ -81,36 +81,61 @@ static __attribute__((noinline)) const char *walk(struct queue *q, const struct 
 	return "a chain longer than the queue (a loop?)";
 }
 
+/* Where the walk over the common chain is. */
+struct place {
+	const struct vring_desc *table, *d;
+	unsigned count;          /* of the table */
+	const struct iovec *end; /* as many buffers as a chain may have */
+	uint16_t flags;          /* of `d` */
+};
+
+enum side_end { CHAIN_ENDS, SIDE_ENDS, UNUSUAL };
+
+/* The buffers of one side; called once for each, so that neither loop asks which one it is in. */
+static inline enum side_end walk_side(const struct mem_ram *ram, struct gather *g, struct place *p, uint16_t side)
+{
+	while ((p->flags & (VRING_DESC_WRITE | VRING_DESC_INDIRECT)) == side) {
+		unsigned i;
+
+		if (!gather_piece(g, ram, ring_load(&p->d->addr), ring_load(&p->d->len)))
+			return UNUSUAL;
+		if (!(p->flags & VRING_DESC_NEXT))
+			return CHAIN_ENDS;
+		i = ring_load(&p->d->next);
+		if (seldom(i >= p->count || g->next == p->end))
+			return UNUSUAL;
+		p->d = &p->table[i];
+		p->flags = ring_load(&p->d->flags);
+	}
+	return SIDE_ENDS;
+}
+
 /* The common chain; see queue_hot.h. */
 static inline bool walk_quick(const struct queue *q, struct gather *g, unsigned i)
 {
-	const struct vring_desc *table = q->s.desc, *d = &table[i];
 	const struct mem_ram *ram = q->ram;
-	unsigned count = q->size;
-	const struct iovec *end;
-	uint16_t flags;
+	struct place p = { .table = q->s.desc, .d = &q->s.desc[i], .count = q->size };
+	enum side_end at;
 
-	if (ring_load(&d->flags) == VRING_DESC_INDIRECT) {
-		const uint64_t addr = ring_load(&d->addr);
-		const uint32_t len = ring_load(&d->len);
+	p.flags = ring_load(&p.d->flags);
+	if (p.flags == VRING_DESC_INDIRECT) {
+		const uint64_t addr = ring_load(&p.d->addr);
+		const uint32_t len = ring_load(&p.d->len);
 
-		d = table = mem_in(ram, gpa(addr), len);
-		count = len / sizeof(*table);
-		if (seldom(!table || !q->indirect || (addr % sizeof(uint64_t)) || len % sizeof(*table) ||
-			count > q->size))
+		p.d = p.table = mem_in(ram, gpa(addr), len);
+		p.count = len / sizeof(*p.table);
+		if (seldom(!p.table || !q->indirect || (addr % sizeof(uint64_t)) || len % sizeof(*p.table) ||
+			p.count > q->size))
 			return false;
+		p.flags = ring_load(&p.d->flags);
 	}
-	end = g->next + count;
-	do {
-		flags = ring_load(&d->flags);
-		if (!gather_quick(g, ram, ring_load(&d->addr), ring_load(&d->len), flags))
-			return false;
-		if (!(flags & VRING_DESC_NEXT))
-			return true;
-		i = ring_load(&d->next);
-		d = &table[i];
-	} while (i < count && g->next != end);
-	return false;
+	p.end = g->next + p.count;
+	at = walk_side(ram, g, &p, 0);
+	if (at == SIDE_ENDS) {
+		gather_border(g);
+		at = walk_side(ram, g, &p, VRING_DESC_WRITE);
+	}
+	return at == CHAIN_ENDS;
 }
 
 /* Load the avail idx. 1: there are chains, 0: none, -EPROTO. */
