@@ -204,6 +204,7 @@ def cases():
     yield "blk direct", on_disk("blk", direct="on")
     yield "blk queue of 16", on_disk("blk", cmdline="indirect=1", queue_size=16)
     yield "blk queue of 1024", on_disk("blk", cmdline="queue_size=1024", queue_size=1024)
+    yield "blk that polls, on one CPU", on_disk("blk", poll=200, affinity="[0]", num_queues=2)
     yield "blk data reaches the file", data_reaches_the_file
     yield "blk with 5 GiB of memory", big_memory
     yield "blk twenty disks", many_disks
