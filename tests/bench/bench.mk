@@ -19,7 +19,7 @@ $(bench_dir)/tiny.bin: $(bench_dir)/tiny.elf
 
 # The load of the I/O bench: a bare-metal guest for any monitor that enters PVH kernels.
 load_objects := $(addprefix $(BUILD)/guest/tests/,bench/guest/load.o bench/guest/blk.o bench/guest/net.o \
-	guest/lib.o guest/vio.o guest/pci.o guest/blk.o \
+	guest/lib.o guest/vio.o guest/pci.o guest/blk.o guest/smp.o \
 	guest/start.o driver/vdriver.o)
 $(bench_dir)/load.elf: $(load_objects) tests/guest/link.ld
 	@mkdir -p $(@D)
