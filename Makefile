@@ -2,6 +2,10 @@
 
 HOST    := $(shell uname -m)
 ARCH    ?= $(HOST)
+# Also an ARCH that is in the environment for the sake of other builds ends here.
+ifeq ($(wildcard arch/$(ARCH)/.),)
+$(error ARCH=$(ARCH): there is no arch/$(ARCH); give $(patsubst arch/%/.,%,$(wildcard arch/*/.)))
+endif
 # A cross build has a place and a compiler of its own, and its test programs run under QEMU's user mode.
 CROSS   := $(if $(filter-out $(HOST),$(ARCH)),$(ARCH)-linux-gnu-)
 BUILD   ?= $(if $(CROSS),build/$(ARCH),build)
@@ -67,10 +71,10 @@ $(BUILD)/%.o: %.c
 $(BUILD)/microvm.1: images/microvm.1.in $(BUILD)/microvm
 	$(call say,MAN)
 	$(Q)sed -e '/^@OPTIONS@$$/{r /dev/stdin' -e 'd}' -e 's/@VERSION@/$(VERSION)/' $< \
-		< <($(BUILD)/microvm --print-man) > $@
+		< <($(RUN) $(BUILD)/microvm --print-man) > $@
 
 install: $(BUILD)/microvm $(BUILD)/microvm.1
-	install -D -m 755 -s $(BUILD)/microvm $(DESTDIR)$(PREFIX)/bin/microvm
+	install -D -m 755 -s --strip-program=$(CROSS)strip $(BUILD)/microvm $(DESTDIR)$(PREFIX)/bin/microvm
 	install -D -m 644 $(BUILD)/microvm.1 $(DESTDIR)$(PREFIX)/share/man/man1/microvm.1
 
 clean:
