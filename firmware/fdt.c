@@ -16,7 +16,7 @@
 #include <libfdt.h>
 #include <stdio.h>
 
-enum phandle { PH_GIC = 1, PH_MSI, PH_CLOCK, PH_GPIO };
+enum phandle { PH_GIC = 1, PH_MSI, PH_CLOCK, PH_GPIO, PH_CPU = 0x1000 /* of the first one */ };
 
 /* bindings/interrupt-controller/arm,gic.yaml: the three cells of an interrupt. */
 enum { IRQ_SPI, IRQ_PPI };
@@ -157,9 +157,46 @@ static void spi(struct tree *t, const struct fw_node *n)
 	put_cells(t, "interrupts", &c);
 }
 
+/*
+ * bindings/cpu/cpu-topology.txt. Nodes are open from the first CPU that they hold to the last;
+ * where a core has one thread, it is the leaf itself.
+ */
+static void add_cpu_map(struct tree *t)
+{
+	const struct fdt_topology *o = &t->o->topology;
+	const struct {
+		const char *name;
+		uint32_t count, cpus; /* within the next larger; each holds */
+	} level[] = {
+		{ "socket", o->sockets, o->clusters * o->cores * o->threads },
+		{ "cluster", o->clusters, o->cores * o->threads },
+		{ "core", o->cores, o->threads },
+		{ "thread", o->threads, 1 },
+	};
+	size_t levels = o->threads > 1 ? 4 : 3;
+	char name[NAME_MAX_LEN];
+
+	begin(t, "cpu-map");
+	for (uint32_t i = 0; i < t->m->cpus; i++) {
+		for (size_t k = 0; k < levels; k++) {
+			if (i % level[k].cpus)
+				continue;
+			snprintf(name, sizeof(name), "%s%" PRIu32, level[k].name, i / level[k].cpus % level[k].count);
+			begin(t, name);
+		}
+		cell(t, "cpu", PH_CPU + i);
+		for (size_t k = levels; k--;)
+			if ((i + 1) % level[k].cpus == 0 || i + 1 == t->m->cpus)
+				end(t);
+	}
+	end(t);
+}
+
 /* bindings/arm/cpus.yaml. Two address cells: MPIDR_EL1.Aff3 lies above bit 31. */
 static void add_cpus(struct tree *t)
 {
+	const struct fdt_topology *o = &t->o->topology;
+
 	begin(t, "cpus");
 	cell(t, "#address-cells", 2);
 	cell(t, "#size-cells", 0);
@@ -169,8 +206,11 @@ static void add_cpus(struct tree *t)
 		text(t, "compatible", "arm,armv8");
 		text(t, "enable-method", "psci");
 		cell64(t, "reg", t->o->mpidr[i]);
+		cell(t, "phandle", PH_CPU + i);
 		end(t);
 	}
+	if (o->threads && o->cores && o->clusters && o->sockets)
+		add_cpu_map(t);
 	end(t);
 }
 

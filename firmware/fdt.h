@@ -29,6 +29,11 @@ struct fdt_range {
 	uint64_t base, size; /* size 0: there is none */
 };
 
+/* Of all vCPUs in this order, the first number changing fastest. All 0: nothing is said. */
+struct fdt_topology {
+	uint32_t threads, cores, clusters, sockets;
+};
+
 struct fdt_options {
 	enum fdt_gic gic;
 	struct fdt_range dist;      /* GICD */
@@ -36,6 +41,7 @@ struct fdt_options {
 	struct fdt_range its;       /* v3: for MSI */
 	struct fdt_range v2m;       /* v2: a GICv2m frame, for MSI where there is no ITS */
 	const uint64_t *mpidr;      /* m->cpus of them: affinity fields of MPIDR_EL1 */
+	struct fdt_topology topology;
 	bool psci_smc;              /* PSCI by SMC; else by HVC, as KVM has it */
 	bool pmu;                   /* vCPUs have PMUv3, its interrupt at PPI 7 (INTID 23) */
 	struct fdt_range initramfs;

@@ -29,6 +29,7 @@ static void describe_cpu_side(struct fdt_options *o, uint64_t *mpidr, const stru
 	for (uint32_t i = 0; i < c->cpus->boot; i++)
 		mpidr[i] = arm64_mpidr(i);
 	*o = (struct fdt_options){ .gic = v3 ? FDT_GIC_V3 : FDT_GIC_V2, .mpidr = mpidr,
+		.topology = { c->cpus->threads, c->cpus->cores, c->cpus->dies, c->cpus->packages },
 		.pmu = c->cpus->pmu };
 	o->dist = (struct fdt_range){ ARM64_GICD, v3 ? ARM64_GICD_SIZE : ARM64_GICD_V2_SIZE };
 	o->cpu = v3 ? (struct fdt_range){ ARM64_GICR, (uint64_t)c->cpus->boot * ARM64_GICR_SIZE } :

@@ -93,6 +93,37 @@ Test(fdt, memory_cpus_and_psci_are_told)
 	cr_assert_str_eq(text("/psci", "method"), "smc");
 }
 
+/* The CPU that a node of the map stands for. */
+static void leads_to(const char *path, const char *cpu)
+{
+	int bytes;
+	const fdt32_t *handle = fdt_getprop(fdt, node(path), "cpu", &bytes);
+
+	cr_assert_eq(bytes, 4, "%s", path);
+	cr_expect_eq(fdt_node_offset_by_phandle(fdt, fdt32_ld(handle)), node(cpu), "%s", path);
+}
+
+Test(fdt, the_topology_is_a_map_of_the_cpus)
+{
+	build();
+	cr_expect_lt(fdt_path_offset(fdt, "/cpus/cpu-map"), 0, "nothing was said");
+	o.topology = (struct fdt_topology){ .threads = 2, .cores = 1, .clusters = 1, .sockets = 2 };
+	build();
+	leads_to("/cpus/cpu-map/socket0/cluster0/core0/thread0", "/cpus/cpu@0");
+	leads_to("/cpus/cpu-map/socket0/cluster0/core0/thread1", "/cpus/cpu@1");
+	leads_to("/cpus/cpu-map/socket1/cluster0/core0/thread0", "/cpus/cpu@2");
+	leads_to("/cpus/cpu-map/socket1/cluster0/core0/thread1", "/cpus/cpu@100000100");
+	o.topology = (struct fdt_topology){ .threads = 1, .cores = 2, .clusters = 2, .sockets = 1 };
+	build();
+	leads_to("/cpus/cpu-map/socket0/cluster0/core1", "/cpus/cpu@1");
+	leads_to("/cpus/cpu-map/socket0/cluster1/core0", "/cpus/cpu@2");
+	cr_expect_lt(fdt_path_offset(fdt, "/cpus/cpu-map/socket0/cluster0/core0/thread0"), 0);
+	m.cpus = 3; /* of four that there may be later */
+	build();
+	leads_to("/cpus/cpu-map/socket0/cluster1/core0", "/cpus/cpu@2");
+	cr_expect_lt(fdt_path_offset(fdt, "/cpus/cpu-map/socket0/cluster1/core1"), 0);
+}
+
 Test(fdt, gicv3_with_its_serves_the_timer_and_pci)
 {
 	build();
