@@ -340,6 +340,39 @@ Test(arm64, a_damaged_pack_is_refused)
 	free(z);
 }
 
+/* A copy of its own length, so that a read past its end is seen. */
+static void refused_at(const uint8_t *data, size_t len)
+{
+	uint8_t *cut = memcpy(malloc(len + 1), data, len);
+
+	e = (struct error){ "" };
+	cr_assert_lt(load_file(cut, len, NULL), 0, "%zu bytes", len);
+	cr_assert(strstr(e.text, "--kernel k: "), "%s", e.text);
+	free(cut);
+}
+
+Test(arm64, a_pack_that_is_cut_short_anywhere_or_lies_about_its_size_is_refused)
+{
+	static const uint32_t lies[] = { 0, 1, A64_FILE - 1, A64_FILE + 1, UINT32_MAX };
+	size_t len = gzip(packed, sizeof(packed), file, sizeof(file)), zlen;
+	uint8_t *z = a64_zboot(&zlen, packed, len, "gzip");
+
+	for (size_t cut = 1; cut < len; cut++)
+		refused_at(packed, cut);
+	for (size_t cut = 1; cut < A64_ZBOOT_PAYLOAD + len; cut++)
+		refused_at(z, cut);
+	/* The file is whole, its header names less of the payload than there is. */
+	for (uint32_t shorter = 1; shorter < len; shorter += 3) {
+		put_le32(z + 12, (uint32_t)len - shorter);
+		refused_at(z, zlen);
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(lies); i++) {
+		put_le32(packed + len - 4, lies[i]);
+		refused_at(packed, len);
+	}
+	free(z);
+}
+
 Test(arm64, an_unknown_method_of_zboot_is_named_in_harmless_letters)
 {
 	size_t len;
