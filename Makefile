@@ -85,10 +85,12 @@ clean:
 # One Criterion program per tests/unit/test_*.c; `make unit T=test_queue` runs one.
 # Those of test_x86_*.c, test_vm.c (its guests), test_arm64_gic.c and test_arm64_kvm.c are of one CPU's code.
 T ?= $(filter-out $(if $(filter x86_64,$(ARCH)),test_arm64_gic test_arm64_kvm,test_x86_% test_vm),$(patsubst tests/unit/%.c,%,$(sort $(wildcard tests/unit/test_*.c))))
-# Of another CPU there is no libcriterion-dev beside the host's own; images/deps-arm64.sh unpacks what is needed.
-foreign   := $(or $(MICROVM_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/microvm)/arm64/usr/lib/$(ARCH)-linux-gnu
+# Of another CPU there is no libcriterion-dev beside the host's own: its library is in the root of images/hostroot.sh.
+debian    := $(patsubst aarch64,arm64,$(ARCH))
+hostroot  := $(or $(MICROVM_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/microvm)/hostroot/$(debian)
+foreign   := $(hostroot)/usr/lib/$(ARCH)-linux-gnu
 CRITERION := $(if $(CROSS),-L$(foreign) -Wl$(,)-rpath-link$(,)$(foreign) -l:libcriterion.so.3,-lcriterion)
-export RUN := $(if $(CROSS),qemu-$(ARCH) -L / -E LD_LIBRARY_PATH=$(foreign))
+export RUN := $(if $(CROSS),env QEMU_LD_PREFIX=$(hostroot) qemu-$(ARCH))
 driver_objects := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/driver/*.c $(if $(CROSS),tests/unit/foreign/*.c)))
 $(BUILD)/tests/unit/foreign/%.o: CPPFLAGS += -DFOREIGN_RUN='"/usr/bin/qemu-$(ARCH)"'
 unit_programs  := $(addprefix $(BUILD)/unit/,$(T))
@@ -130,7 +132,7 @@ lint:
 check:
 	@tests/check
 
--include $(wildcard tests/rig/rig.mk tests/rig/arm64.mk tests/guest/guest.mk tests/bench/bench.mk)
+-include $(wildcard tests/rig/rig.mk tests/guest/guest.mk tests/bench/bench.mk)
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
 .PHONY: all install clean unit unit-build unit-asan fuzz fuzz-build fuzz-programs fuzz-replay lint check
 .PRECIOUS: $(BUILD)/tests/unit/%.o $(BUILD)/tests/fuzz/%.o $(BUILD)/%.o

@@ -1,8 +1,8 @@
 #!/bin/sh
 # Make an initramfs: initramfs.sh KIND SERIES; prints the path of an uncompressed cpio archive.
 #
-# KIND is the name of a script init-KIND beside this one, which becomes /init; its `# modules:` lines name the kernel
-# modules to take along. They lie in /modules with the order to load them in /modules/order. Made without root: the
+# KIND is the name of a script init-KIND beside this one, which becomes /init; its `# modules:` and `# modules CPU:` lines
+# name the kernel modules to take along. They lie in /modules with the order to load them in /modules/order. Made without root: the
 # kernel brings /dev/console itself, and device nodes come with devtmpfs.
 . "$(dirname "$0")/lib.sh"
 
@@ -10,6 +10,11 @@
 kernel=$("$images/kernel.sh" "$2")
 release=$(cat "$kernel/release")
 busybox=$(command -v busybox) || die "busybox is missing; make deps installs it"
+run=
+if [ -n "$foreign" ]; then
+	busybox=$("$images/hostroot.sh")/bin/busybox
+	run=qemu-$arch
+fi
 key=$( (cat "$0" "$images/lib.sh" "$images/init-$1"; sha256sum <"$busybox") | sha256sum | cut -c 1-12)
 cpio=$cache/initramfs/$1-$release-$key.cpio
 if [ -s "$cpio" ]; then
@@ -24,13 +29,13 @@ root=$work/root
 mkdir -p "$root/bin" "$root/modules" "$root/dev" "$root/proc" "$root/sys" "$root/tmp" "$root/run" "$root/etc" \
 	"$root/root" "$root/mnt"
 cp "$busybox" "$root/bin/busybox"
-"$root/bin/busybox" --list | while read -r applet; do
+$run "$root/bin/busybox" --list | while read -r applet; do
 	[ "$applet" = busybox ] || ln -s busybox "$root/bin/$applet"
 done
 cp "$images/init-$1" "$root/init"
 chmod 755 "$root/init" "$root/bin/busybox"
 # shellcheck disable=SC2046
-module_files "$kernel" $(sed -n 's/^# modules://p' "$images/init-$1") | while read -r file; do
+module_files "$kernel" $(sed -n "s/^# modules\( $arch\)*://p" "$images/init-$1") | while read -r file; do
 	module_copy "$file" "$root/modules"
 	basename "$file" | sed 's/\.ko.*/.ko/' >>"$root/modules/order"
 done

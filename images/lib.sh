@@ -14,6 +14,17 @@ images=$(cd "$(dirname "$0")" && pwd)
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 die() { say "$*"; exit 1; }
 
+# The CPU whose guests are meant: this host's, or that of $MICROVM_ARCH, which the nested rig emulates. `debian` is
+# Debian's name of it; `foreign` is set when this host cannot run its programs.
+arch=${MICROVM_ARCH:-$(uname -m)}
+case $arch in
+x86_64) debian=amd64 ;;
+aarch64) debian=arm64 ;;
+*) die "MICROVM_ARCH=$arch: there are recipes for x86_64 and aarch64" ;;
+esac
+foreign=
+[ "$arch" = "$(uname -m)" ] || foreign=1
+
 # The text of each *.sources stanza or sources.list line that serves Debian's main archive for bookworm, as
 # "URI|Signed-By". The machine's own mirror is the one that its owner wants used.
 debian_sources() {
@@ -49,6 +60,15 @@ debian_sources() {
 	done
 }
 
+# A line of sources.list for bookworm itself, from there.
+bookworm_line() {
+	source=$(debian_sources | head -n 1)
+	[ -n "$source" ] || die "no apt source for bookworm; add one under /etc/apt/sources.list.d"
+	signed=
+	[ -z "${source#*|}" ] || signed="[signed-by=${source#*|}] "
+	echo "deb ${signed}${source%%|*} bookworm main"
+}
+
 # Lines of a deb822 source for bookworm-backports on the machine's own mirror.
 backports_source() {
 	source=$(debian_sources | head -n 1)
@@ -65,23 +85,29 @@ backports_known() {
 }
 
 # apt for reading: the machine's package lists when they are there, else lists of our own in the cache, which needs no
-# right to write under /var. Usage: apt_setup; $apt_cache show ...; $apt_get download ...
+# right to write under /var; always those for another CPU. Usage: apt_setup; $apt_cache show ...; $apt_get download ...
 apt_cache=apt-cache
 apt_get=apt-get
 apt_setup() {
-	if backports_known && [ -n "$(apt-cache show linux-image-amd64 2>/dev/null)" ]; then
+	if [ -z "$foreign" ] && backports_known && [ -n "$(apt-cache show linux-image-$debian 2>/dev/null)" ]; then
 		return
 	fi
-	dir=$cache/apt
+	dir=$cache/apt${foreign:+-$debian}
 	mkdir -p "$dir/lists/partial" "$dir/archives/partial" "$dir/etc"
-	if [ -f /etc/apt/sources.list ]; then cp /etc/apt/sources.list "$dir/etc/"; else : >"$dir/etc/sources.list"; fi
 	rm -rf "$dir/etc/sources.list.d"
 	mkdir "$dir/etc/sources.list.d"
-	cp /etc/apt/sources.list.d/* "$dir/etc/sources.list.d/" 2>/dev/null || true
-	grep -qs bookworm-backports "$dir"/etc/sources.list "$dir"/etc/sources.list.d/* ||
-		backports_source >"$dir/etc/sources.list.d/microvm-backports.sources"
 	options="-o Dir::State::lists=$dir/lists -o Dir::Cache=$dir -o Dir::Etc::sourcelist=$dir/etc/sources.list"
 	options="$options -o Dir::Etc::sourceparts=$dir/etc/sources.list.d -o APT::Sandbox::User="
+	if [ -n "$foreign" ]; then
+		# Other archives of this machine may not know that CPU.
+		options="$options -o APT::Architecture=$debian -o APT::Architectures=$debian -o Dir::State::status=/dev/null"
+		bookworm_line >"$dir/etc/sources.list"
+	else
+		cp /etc/apt/sources.list "$dir/etc/" 2>/dev/null || : >"$dir/etc/sources.list"
+		cp /etc/apt/sources.list.d/* "$dir/etc/sources.list.d/" 2>/dev/null || true
+	fi
+	grep -qs bookworm-backports "$dir"/etc/sources.list "$dir"/etc/sources.list.d/* ||
+		backports_source >"$dir/etc/sources.list.d/microvm-backports.sources"
 	apt_cache="apt-cache $options"
 	apt_get="apt-get $options"
 	say "fetching package lists into $dir"

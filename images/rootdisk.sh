@@ -86,18 +86,15 @@ HOOK
 chmod 755 "$work/hook"
 
 # apt must not look for what apt_setup may have to fetch: mmdebstrap keeps lists of its own.
-source=$(debian_sources | head -n 1)
-[ -n "$source" ] || die "no apt source for bookworm; add one under /etc/apt/sources.list.d"
-signed=
-[ -z "${source#*|}" ] || signed="[signed-by=${source#*|}] "
+line=$(bookworm_line)
 say "making a Debian disk (a minute or two)"
-mmdebstrap --quiet --variant=minbase \
+mmdebstrap --quiet --variant=minbase --architectures="$debian" \
 	--include=systemd-sysv,systemd-resolved,dbus,udev,iproute2,iputils-ping,wget,login,kmod,libpam-systemd \
 	--dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
 	--dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright' \
 	--dpkgopt='path-exclude=/usr/share/info/*' --aptopt='APT::Install-Recommends "false"' \
 	--customize-hook="$work/hook \"\$1\" $work" \
-	bookworm /dev/null "deb ${signed}${source%%|*} bookworm main" >&2
+	bookworm /dev/null "$line" >&2
 e2fsck -fn "$work/debian.raw" >/dev/null 2>&1 || die "the image does not pass e2fsck"
 
 mkdir -p "$cache/debian/$key"

@@ -3,6 +3,7 @@
 # Installs what the build and the tests need, and only that (Debian 12, root or sudo).
 deps:
 	@images/deps.sh
+	@$(if $(CROSS),images/deps-$(patsubst aarch64,arm64,$(ARCH)).sh)
 
 # What the tests and the demo boot; kept in a cache outside the tree, so only the first time takes long.
 images:
@@ -11,9 +12,9 @@ images:
 	@images/initramfs.sh boot 6.12
 	@images/rootdisk.sh
 
-# Real Linux guests. SYSTEM_ONLY='net_*' picks by name.
-system: all
-	@tests/system/run
+# Real Linux guests. SYSTEM_ONLY='net_*' picks by name. ARCH=aarch64 on a host of another CPU: always in the rig.
+system: all $(if $(CROSS),unit-build)
+	@$(if $(CROSS),MICROVM_ARCH=$(ARCH) MICROVM=$(abspath $(BUILD))/microvm) tests/system/run
 
 # These two start from nothing: what they need is made in order, also with -j.
 demo demo-shell:

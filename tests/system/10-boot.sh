@@ -11,7 +11,7 @@ full() {
 	truncate -s 64M "$scratch/a"
 	dd if=/dev/urandom of="$scratch/b" bs=1M count=1 2>/dev/null
 	before=$(md5sum <"$scratch/b")
-	checks="cpus:$cpus,memory:180:256,acpi,clock:kvm-clock,date:$(date +%s),virtio:4:$transport,$ring:vda,$ring:vdb"
+	checks="cpus:$cpus,memory:180:256,$tables,clock:$clock,date:$(date +%s),virtio:4:$transport,$ring:vda,$ring:vdb"
 	checks="$checks,blk:vda,many:vda,mark:vda:$name,marked:vda:$name,serial:vda:disk-$cpus,queues:vda:$queues"
 	checks="$checks,writeback:vda,ro:vdb,size:vdb:2048,rng,write:hvc0,poweroff"
 	boot "$series" "$form" "$checks" --cpus "boot=$cpus" "$@" \
@@ -27,9 +27,19 @@ full() {
 	grep -q 'hello from the guest on hvc0' "$scratch/hvc" || fail "nothing came over virtio-console"
 }
 
-t vmlinux_6.12_pci_packed_1cpu full 6.12 vmlinux 1 pci packed 1
-t vmlinux_6.1_mmio_split_4cpu full 6.1 vmlinux 4 mmio split 1
-t bzimage_6.12_pci_split_4cpu_4queues full 6.12 bzimage 4 pci split 4
-t bzimage_6.1_mmio_packed_1cpu full 6.1 bzimage 1 mmio packed 1
-t bzimage_6.12_unpacked_by_the_guest full 6.12 bzimage 1 pci packed 1 --kernel-decompress guest
-t bzimage_6.1_unpacked_by_the_guest full 6.1 bzimage 1 pci split 1 --kernel-decompress guest
+case $arch in
+aarch64)
+	t image_6.12_pci_packed_1cpu full 6.12 vmlinux 1 pci packed 1
+	t image_6.1_mmio_split_4cpu full 6.1 vmlinux 4 mmio split 1
+	t gzip_6.12_pci_split_4cpu_4queues full 6.12 gzip 4 pci split 4
+	t gzip_6.12_mmio_packed_1cpu full 6.12 gzip 1 mmio packed 1
+	;;
+*)
+	t vmlinux_6.12_pci_packed_1cpu full 6.12 vmlinux 1 pci packed 1
+	t vmlinux_6.1_mmio_split_4cpu full 6.1 vmlinux 4 mmio split 1
+	t bzimage_6.12_pci_split_4cpu_4queues full 6.12 bzimage 4 pci split 4
+	t bzimage_6.1_mmio_packed_1cpu full 6.1 bzimage 1 mmio packed 1
+	t bzimage_6.12_unpacked_by_the_guest full 6.12 bzimage 1 pci packed 1 --kernel-decompress guest
+	t bzimage_6.1_unpacked_by_the_guest full 6.1 bzimage 1 pci split 1 --kernel-decompress guest
+	;;
+esac

@@ -6,12 +6,12 @@ expect() { "$tests/expect.py" --patience "$patience" "$@" 2>"$dir/why" || exit 1
 # The options of a guest that runs checks $1, for tests that start the program themselves.
 guest() {
 	guest_options=(--kernel "$(kernel 6.12 vmlinux)" --initramfs "$("$images/initramfs.sh" test 6.12)" --memory size=256M
-		--cmdline "console=ttyS0 quiet run=$1")
+		--cmdline "console=$tty quiet run=$1")
 }
 
 serial_on_tty() {
-	guest lines:ttyS0,poweroff
-	expect --log "$dir/serial" --run raw 'wait:guest: reading ttyS0' 'send:one two\r' 'wait:guest: heard one two' \
+	guest lines:$tty,poweroff
+	expect --log "$dir/serial" --run raw "wait:guest: reading $tty" 'send:one two\r' 'wait:guest: heard one two' \
 		'send:bye\r' 'wait:guest: ok lines' end:0 restored \
 		-- "$microvm" "${guest_options[@]}" --serial tty
 }
@@ -26,24 +26,24 @@ console_on_tty_with_window() {
 }
 
 left_by_keys() {
-	guest lines:ttyS0,poweroff
-	expect --log "$dir/serial" --run raw 'wait:guest: reading ttyS0' 'send:\x01x' end:0 restored \
+	guest lines:$tty,poweroff
+	expect --log "$dir/serial" --run raw "wait:guest: reading $tty" 'send:\x01x' end:0 restored \
 		-- "$microvm" "${guest_options[@]}" --serial tty
 }
 
 left_by_signal() {
-	guest lines:ttyS0,poweroff
+	guest lines:$tty,poweroff
 	expect --log "$dir/serial" --run raw "signal:$1" end:0 restored \
 		-- "$microvm" "${guest_options[@]}" --serial tty
 }
 
 on_socket() {
-	serial=socket=$scratch/s boot 6.12 vmlinux lines:ttyS0,lines:hvc0,poweroff --console "socket=$scratch/h"
+	serial=socket=$scratch/s boot 6.12 vmlinux lines:$tty,lines:hvc0,poweroff --console "socket=$scratch/h"
 	# What the guest says while nobody listens is lost: this client is there from the start.
 	"$tests/expect.py" --log "$dir/hvc" --patience "$patience" --socket "$scratch/h" 'wait:guest: reading hvc0' \
 		'send:bye\r' 'wait:guest: heard bye' 2>"$dir/hvc.why" &
 	local other=$!
-	expect --log "$dir/serial" --socket "$scratch/s" 'wait:guest: reading ttyS0' 'send:first\r' \
+	expect --log "$dir/serial" --socket "$scratch/s" "wait:guest: reading $tty" 'send:first\r' \
 		'wait:guest: heard first' close
 	# A second client goes on where the first one left.
 	expect --log "$dir/serial2" --socket "$scratch/s" 'send:second\r' 'wait:guest: heard second' 'send:bye\r' \
@@ -54,10 +54,10 @@ on_socket() {
 }
 
 on_pty() {
-	serial=pty boot 6.12 vmlinux lines:ttyS0,poweroff
+	serial=pty boot 6.12 vmlinux lines:$tty,poweroff
 	wait_for "$dir/stderr" '/dev/pts/[0-9]+'
 	expect --log "$dir/serial" --open "$(grep -o '/dev/pts/[0-9]*' "$dir/stderr" | head -n 1)" \
-		'wait:guest: reading ttyS0' 'send:hello\r' 'wait:guest: heard hello' 'send:bye\r' 'wait:guest: heard bye'
+		"wait:guest: reading $tty" 'send:hello\r' 'wait:guest: heard hello' 'send:bye\r' 'wait:guest: heard bye'
 	ends 0
 }
 

@@ -34,6 +34,11 @@ kernels() {
 	bad '--kernel.*empty' --kernel "$scratch/empty" --serial off
 	echo 'this is no kernel, whatever its name says' >"$scratch/text"
 	bad '--kernel.*text' --kernel "$scratch/text" --serial off
+	# Of the other CPU.
+	local other=aarch64
+	[ "$arch" = x86_64 ] || other=x86_64
+	"$tests/tiny.py" halt "$scratch/other" $other
+	bad '--kernel.*other' --kernel "$scratch/other" --serial off
 	for n in 3 60 4000 1000000; do
 		head -c $n "$vmlinux" >"$scratch/short"
 		bad '--kernel.*short' --kernel "$scratch/short" --serial off

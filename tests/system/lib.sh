@@ -12,14 +12,21 @@ tree=$(cd "$tests/../.." && pwd)
 images=$tree/images
 microvm=${MICROVM:-$tree/build/microvm}
 patience=${SYSTEM_PATIENCE:-300}
-logs=${SYSTEM_LOGS:-$tree/build/system}
+logs=${SYSTEM_LOGS:-$tree/build/system${MICROVM_ARCH:+-$MICROVM_ARCH}}
 results=${SYSTEM_RESULTS:-/dev/null}
 name=
+# What tests know of the CPU: the serial port, how the machine describes itself, the kernel's clock.
+arch=${MICROVM_ARCH:-$(uname -m)}
+case $arch in
+aarch64) tty=ttyAMA0 tables=devicetree clock=arch_sys_counter ;;
+*) tty=ttyS0 tables=acpi clock=kvm-clock ;;
+esac
 PATH=$PATH:/usr/sbin:/sbin
 
 # host_runs_kernels: true when KVM runs a guest's kernel on the CPU itself. Some hosts have a /dev/kvm that emulates it,
 # a thousand times slower; `--check` measures that.
 host_runs_kernels() {
+	[ "$arch" = "$(uname -m)" ] || return 1
 	[ -r /dev/kvm ] && [ -w /dev/kvm ] || return 1
 	if [ -x "$microvm" ]; then
 		case $("$microvm" --check 2>/dev/null | sed -n 's/.*guest kernel code: //p') in
@@ -27,7 +34,7 @@ host_runs_kernels() {
 		emulated*) return 1 ;;
 		esac
 	fi
-	grep -qwE 'svm|vmx' /proc/cpuinfo
+	[ "$arch" = aarch64 ] || grep -qwE 'svm|vmx' /proc/cpuinfo
 }
 
 now() { date +%s%3N; }
@@ -134,13 +141,13 @@ ends() {
 	[ "$rc" = "$1" ] || fail "exit status $rc, not $1: $(tail -n 1 "$dir/stderr")"
 }
 
-# kernel SERIES FORM: the file of a Debian kernel, as vmlinux or bzimage.
+# kernel SERIES FORM: the file of a Debian kernel: vmlinux, and as its CPU has it packed, bzimage or gzip.
 kernel() {
 	local folder
 	folder=$("$images/kernel.sh" "$1")
 	case $2 in
 	vmlinux) echo "$folder/vmlinux" ;;
-	bzimage) echo "$folder/vmlinuz" ;;
+	bzimage | gzip) echo "$folder/vmlinuz" ;;
 	esac
 }
 
@@ -177,7 +184,7 @@ boot() {
 	shift 3
 	machine --kernel "$(reachable "$(kernel "$series" "$form")")" \
 		--initramfs "$(reachable "$("$images/initramfs.sh" test "$series")")" \
-		--cmdline "console=${console:-ttyS0} quiet panic=-1 net.ifnames=0 run=$checks ${words:-}" \
+		--cmdline "console=${console:-$tty} quiet panic=-1 net.ifnames=0 run=$checks ${words:-}" \
 		--memory "size=${memory:-256M}" --serial "${serial:-file=$scratch/serial}" "$@"
 }
 # The serial log goes where logs are kept, however the test ends.

@@ -12,8 +12,8 @@ enum { ARGS_MAX = 64 };
 
 int execve(const char *path, char *const argv[], char *const envp[])
 {
-	const char *args[ARGS_MAX] = { "qemu", "-L", "/", "-0", argv[0], path };
-	int n = 6;
+	const char *args[ARGS_MAX] = { "qemu", "-0", argv[0], path };
+	int n = 4;
 
 	if (strcmp(argv[0], "boxfort-worker") != 0 || access(FOREIGN_RUN, X_OK) < 0)
 		return (int)syscall(SYS_execve, path, argv, envp);

@@ -1,0 +1,45 @@
+#!/bin/bash
+# What is different on an ARM host whose interrupt controller is a GICv2: devices on MMIO only, few vCPUs.
+. "$(dirname "$0")/lib.sh"
+grep -qs GICv2 /proc/interrupts || exit 0
+
+# Two lives of the machine, so that the controller is reset too.
+mmio_4cpu() {
+	truncate -s 64M "$scratch/a"
+	local checks="cpus:4,devicetree,virtio:2:mmio,blk:vda,rng,mark:vda:here,poweroff"
+	boot 6.12 vmlinux "$checks" --cpus boot=4 --disk "path=$scratch/a,transport=mmio" --rng transport=mmio
+	ends 0
+	guest_passed "$(count "$checks")"
+	[ "$(head -n 1 "$scratch/a" | tr -d '\0')" = here ] || fail "the guest's mark is not on the disk"
+}
+comes_back() {
+	boot 6.12 vmlinux sleep:1,reboot --cpus boot=2 --rng transport=mmio
+	wait_until "no second boot" two_boots
+	kill -TERM "$pid"
+	ends 0
+}
+two_boots() { [ "$(grep -ac 'guest: begin' "$scratch/serial")" -ge 2 ]; }
+button() {
+	boot 6.12 vmlinux button,poweroff --rng transport=mmio
+	wait_for "$scratch/serial" 'waiting for the power button'
+	sleep 1
+	kill -USR1 "$pid"
+	ends 0
+	guest_passed 1
+}
+
+# refused PATTERN OPTION...
+refused() {
+	local pattern=$1 rc=0
+	shift
+	"$tests/tiny.py" halt "$scratch/tiny"
+	"$microvm" --kernel "$scratch/tiny" --serial off "$@" 2>"$dir/stderr" || rc=$?
+	[ $rc = 1 ] || fail "exit status $rc, not 1: $(head -c 300 "$dir/stderr")"
+	grep -q "$pattern" "$dir/stderr" || fail "no '$pattern' in: $(cat "$dir/stderr")"
+}
+
+t gicv2_mmio_4cpu mmio_4cpu
+t gicv2_reset_comes_back comes_back
+t gicv2_power_button button
+t gicv2_takes_no_pci_device refused 'transport=mmio' --rng transport=pci
+t gicv2_takes_eight_vcpus_at_most refused 'at most 8 vCPUs' --cpus boot=9 --rng transport=mmio
