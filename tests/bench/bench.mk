@@ -41,10 +41,26 @@ $(bench_dir)/%_bench: $(BUILD)/tests/bench/%_bench.o $(driver_objects) $(library
 
 bench-build: $(BUILD)/microvm $(addprefix $(bench_dir)/,start floor tiny.elf tiny.bin load.elf io_floor net_floor queue_bench blk_bench)
 
+$(bench_dir)/user: tests/bench/user.S
+	@mkdir -p $(@D)
+	$(CC) -nostdlib -static -no-pie -Wl,--build-id=none -o $@ $<
+
+# What can be counted alike on both CPUs: in the rig of each.
+bench-counts: $(BUILD)/microvm $(bench_dir)/start $(bench_dir)/user
+	@$(inside) tests/rig/run tests/bench/counts --build $(BUILD) --out /out/counts.json
+	@cp build/rig/out/counts.json $(bench_dir)/counts.json
+
 bench: bench-build
 	@tests/bench/run --build $(BUILD) --results tests/bench/RESULTS.md
 	@tests/bench/instructions --build $(BUILD)
+	@$(MAKE) --no-print-directory bench-counts
+ifeq ($(HOST),x86_64)
+	@$(MAKE) --no-print-directory ARCH=aarch64 deps bench-counts
+	@tests/bench/counts --results tests/bench/RESULTS.md x86_64=$(bench_dir)/counts.json \
+		aarch64=build/aarch64/bench/counts.json
+endif
+
 # The data path, against QEMU and the plain io_uring floor, into tests/bench/IO.md and io.svg.
 bench-io: bench-build
 	@tests/bench/io --build $(BUILD) --results tests/bench
-.PHONY: bench bench-io bench-build
+.PHONY: bench bench-io bench-build bench-counts
