@@ -12,9 +12,11 @@ packages="$packages libcriterion-dev clang libclang-rt-14-dev acpica-tools devic
 # Images: Debian's kernels and a Debian disk, made without root.
 packages="$packages mmdebstrap uidmap busybox-static cpio kmod e2fsprogs xz-utils zstd lz4 iproute2 procps"
 # The nested rig, from backports.
-backports="qemu-system-x86"
-
 native=$(dpkg --print-architecture)
+case $native in
+arm64) backports="qemu-system-arm" ;;
+*) backports="qemu-system-x86" ;;
+esac
 missing() {
 	for package in "$@"; do
 		# One line for each architecture that it is there for; another CPU's does not count.

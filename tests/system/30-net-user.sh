@@ -21,4 +21,4 @@ fetch() {
 }
 
 t net_user_pci_packed_fetches_8m fetch 6.12 pci packed 8
-t net_user_mmio_split_4cpu_fetches_8m fetch 6.1 mmio split 8 --cpus boot=4
+brief || t net_user_mmio_split_4cpu_fetches_8m fetch 6.1 mmio split 8 --cpus boot=4

@@ -39,6 +39,6 @@ tap_of_a_living_machine() {
 	ip link show ours0 || { kill -0 "$pid" || fail "it ended: $(tail -n 1 "$dir/stderr")"; false; }
 }
 
-t net_tap_pci_packed_ping_and_16m over_tap 6.12 pci packed
+brief || t net_tap_pci_packed_ping_and_16m over_tap 6.12 pci packed
 t net_tap_mmio_split_ping_and_16m over_tap 6.1 mmio split
 t net_tap_made_by_us_goes_with_us made_by_us

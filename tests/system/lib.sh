@@ -60,6 +60,10 @@ wanted() {
 	return 1
 }
 
+# `brief || t ...`: a test that $SYSTEM_BRIEF leaves out, because another one asks the same of another transport, ring or
+# mode. For an emulated CPU beside one of our own.
+brief() { [ -n "${SYSTEM_BRIEF:-}" ]; }
+
 # Runs one test; says `ok NAME SECONDS`, `not ok NAME WHY` or `skip NAME WHY`.
 t() {
 	name=$1
