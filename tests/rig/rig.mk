@@ -1,5 +1,8 @@
 # Dependencies, images, real guests and the demo. Included by the Makefile.
 
+# What scripts must know when the guests are of another CPU.
+inside := $(if $(CROSS),MICROVM_ARCH=$(ARCH) MICROVM=$(abspath $(BUILD))/microvm)
+
 # Installs what the build and the tests need, and only that (Debian 12, root or sudo).
 deps:
 	@images/deps.sh
@@ -14,13 +17,13 @@ images:
 
 # Real Linux guests. SYSTEM_ONLY='net_*' picks by name. ARCH=aarch64 on a host of another CPU: always in the rig.
 system: all $(if $(CROSS),unit-build)
-	@$(if $(CROSS),MICROVM_ARCH=$(ARCH) MICROVM=$(abspath $(BUILD))/microvm) tests/system/run
+	@$(inside) tests/system/run
 
 # These two start from nothing: what they need is made in order, also with -j.
 demo demo-shell:
 	@$(MAKE) --no-print-directory deps
 	@$(MAKE) --no-print-directory all
-	@$(MAKE) --no-print-directory images >/dev/null
-	@tests/demo $(if $(filter demo-shell,$@),--shell)
+	@$(inside) $(MAKE) --no-print-directory images >/dev/null
+	@$(inside) tests/demo $(if $(filter demo-shell,$@),--shell)
 
 .PHONY: deps images system demo demo-shell
