@@ -7,8 +7,8 @@
 . "$(dirname "$0")/lib.sh"
 
 # The shell and what scripts call; passt; what tests are written in; the libraries of microvm and of the unit tests.
-packages="dash bash coreutils diffutils findutils grep gzip mawk sed procps util-linux mount iproute2 kmod busybox-static
-	python3 strace passt libc6 libseccomp2 libfdt1 zlib1g libzstd1 liblz4-1 liblzma5
+packages="dash bash coreutils diffutils findutils grep gzip mawk sed procps util-linux mount iproute2 kmod libc-bin
+	busybox-static python3 strace passt libc6 libseccomp2 libfdt1 zlib1g libzstd1 liblz4-1 liblzma5
 	libcriterion3"
 key=$( (cat "$0"; bookworm_line) | sha256sum | cut -c 1-12)
 root=$cache/hostroot/$debian-$key
@@ -36,6 +36,8 @@ printf 'root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:
 printf 'root:x:0:\nnogroup:x:65534:\n' >etc/group
 echo '127.0.0.1 localhost' >etc/hosts
 mkdir -p root proc sys run tmp out
+# Without this index the dynamic linker would look for each library in many places, and system calls are counted.
+"qemu-$arch" sbin/ldconfig -r "$PWD"
 chmod -R u+rwX,a+rX .
 mv "$work/root" "$root"
 ln -sfn "${root##*/}" "$cache/hostroot/$debian"

@@ -32,7 +32,7 @@ aarch64)
 	t image_6.12_pci_packed_1cpu full 6.12 vmlinux 1 pci packed 1
 	t image_6.1_mmio_split_4cpu full 6.1 vmlinux 4 mmio split 1
 	t gzip_6.12_pci_split_4cpu_4queues full 6.12 gzip 4 pci split 4
-	t gzip_6.12_mmio_packed_1cpu full 6.12 gzip 1 mmio packed 1
+	brief || t gzip_6.12_mmio_packed_1cpu full 6.12 gzip 1 mmio packed 1
 	;;
 *)
 	t vmlinux_6.12_pci_packed_1cpu full 6.12 vmlinux 1 pci packed 1

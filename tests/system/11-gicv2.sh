@@ -40,6 +40,6 @@ refused() {
 
 t gicv2_mmio_4cpu mmio_4cpu
 t gicv2_reset_comes_back comes_back
-t gicv2_power_button button
+brief || t gicv2_power_button button
 t gicv2_takes_no_pci_device refused 'transport=mmio' --rng transport=pci
 t gicv2_takes_eight_vcpus_at_most refused 'at most 8 vCPUs' --cpus boot=9 --rng transport=mmio

@@ -62,8 +62,8 @@ on_pty() {
 }
 
 t console_serial_on_tty serial_on_tty
-t console_virtio_on_tty_with_its_window console_on_tty_with_window
-t console_tty_left_by_keys left_by_keys
+brief || t console_virtio_on_tty_with_its_window console_on_tty_with_window
+brief || t console_tty_left_by_keys left_by_keys
 t console_tty_left_by_sigterm left_by_signal SIGTERM
 brief || t console_tty_left_by_sighup left_by_signal SIGHUP
 t console_on_sockets on_socket

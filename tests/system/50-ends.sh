@@ -146,6 +146,6 @@ t end_spinning_guest_stops_on_sigterm hangs spin 'guest: spin' 2
 t end_power_button power_button
 t end_reset_loop_is_broken reset_loop_is_broken
 t end_sigterm_at_any_moment signal TERM
-t end_sigint_at_any_moment signal INT
+brief || t end_sigint_at_any_moment signal INT
 brief || t end_sighup_at_any_moment signal HUP
 t end_killed_hard_leaves_no_helper killed_hard
