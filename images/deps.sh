@@ -8,7 +8,8 @@ packages="build-essential pkg-config libseccomp-dev liburing-dev libjansson-dev 
 # `--net user` at run time.
 packages="$packages passt"
 # Tests: unit tests, fuzzers, the compilers that judge our tables (ASL, device tree), system call counts.
-packages="$packages libcriterion-dev clang libclang-rt-14-dev acpica-tools device-tree-compiler strace python3 git"
+packages="$packages libcriterion-dev clang libclang-rt-14-dev acpica-tools device-tree-compiler strace python3 git
+	ethtool tcpdump"
 # Images: Debian's kernels and a Debian disk, made without root.
 packages="$packages mmdebstrap uidmap busybox-static cpio kmod e2fsprogs xz-utils zstd lz4 iproute2 procps"
 # The nested rig, from backports.

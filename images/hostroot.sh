@@ -8,7 +8,7 @@
 
 # The shell and what scripts call; passt; what tests are written in; the libraries of microvm and of the unit tests.
 packages="dash bash coreutils diffutils findutils grep gzip mawk sed procps util-linux mount iproute2 kmod libc-bin
-	busybox-static python3 strace passt libc6 libseccomp2 libfdt1 zlib1g libzstd1 liblz4-1 liblzma5
+	busybox-static python3 strace passt ethtool libc6 libseccomp2 libfdt1 zlib1g libzstd1 liblz4-1 liblzma5
 	libcriterion3"
 key=$( (cat "$0"; bookworm_line) | sha256sum | cut -c 1-12)
 root=$cache/hostroot/$debian-$key

@@ -302,6 +302,7 @@ static void net_destroy(struct virtio_device *dev)
 {
 	struct net *net = container_of(dev, struct net, dev);
 
+	capture_close(net->capture);
 	if (!net->pairs)
 		return;
 	net_stats_log(net);

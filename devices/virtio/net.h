@@ -20,6 +20,7 @@
 
 #include <pthread.h>
 
+#include "devices/host/capture.h"
 #include "devices/host/link.h"
 #include "devices/virtio/queue.h"
 #include "devices/virtio/virtio.h"
@@ -225,6 +226,7 @@ struct net {
 	bool anti_spoof;                 /* const */
 	struct net_pair *pairs;          /* const */
 	struct net_ctrl ctrl;
+	struct capture *capture;         /* const; NULL: none */
 	struct rate rate[2];             /* of receiving and of sending, over all pairs */
 	pthread_mutex_t lock;            /* now, generation, link_up, told; loop, applied of pairs */
 	struct net_settings now;
@@ -246,6 +248,8 @@ struct net_setup {
  * links also when it fails: then net_destroy() closes them.
  */
 int net_init(struct net *net, const struct net_setup *setup, struct error *err) NEEDS_CHECK;
+/* Main, at any time: capture from now on, or no more. -ENODEV: there was no capture=. */
+int net_set_capture(struct net *net, bool on);
 /*
  * Change a limit of sending or receiving while the machine runs; what waits under the old one looks
  * again. Main.

@@ -9,6 +9,7 @@
 #include <sys/random.h>
 
 #include "devices/virtio/net.h"
+#include "vmm/worker.h"
 
 enum {
 	MTU_MIN = 68,            /* virtio 1.2 §5.1.4.1 */
@@ -27,6 +28,9 @@ struct net_options {
 	uint32_t mtu, num_queues, speed, anti_spoof;
 	bool standby;
 	struct rate_device_options rate;
+	char *capture, *capture_filter;
+	uint64_t capture_size;
+	bool capturing;
 };
 
 static int open_user(struct link **ret, const struct net_options *o, struct error *err)
@@ -118,6 +122,41 @@ static int choose_mac(struct net *net, const struct net_options *o, struct error
 	return 0;
 }
 
+static const struct syscall_row capture_syscalls[] = { CAPTURE_SYSCALL_ROWS, SYSCALL_END };
+
+/* A thread of its own writes the file, so that a slow disk holds no frame up. */
+static int open_capture(struct net *net, const struct device_env *env, const struct net_options *o,
+	struct error *err)
+{
+	const struct capture_config config = {
+		.path = o->capture,
+		.filter = o->capture_filter,
+		.size = o->capture_size,
+		.name = net->dev.id,
+		.lanes = o->num_queues / 2,
+		.on = o->capturing,
+	};
+	struct worker *worker;
+	char name[DEVICE_ID_MAX + 8];
+	int r;
+
+	if (!o->capture)
+		return !o->capture_filter && !o->capture_size ? 0 : error_set(err, EINVAL,
+			"--net: capture_filter and capture_size need capture=FILE");
+	r = capture_open(&net->capture, &config, err);
+	if (r)
+		return error_prefix(err, r, "--net");
+	if (!env->worker)
+		return 0; /* nobody to write but capture_close() */
+	snprintf(name, sizeof(name), "%.10s_cap", net->dev.id);
+	r = env->worker(env, name, true, &worker, err);
+	if (!r)
+		r = worker_allow(worker, capture_syscalls);
+	if (!r)
+		r = capture_attach(net->capture, worker_loop(worker));
+	return r;
+}
+
 int net_create(struct virtio_device *dev, const struct device_env *env, const void *options,
 	struct error *err)
 {
@@ -134,6 +173,8 @@ int net_create(struct virtio_device *dev, const struct device_env *env, const vo
 		r = device_rate(&net->rate[i], env, &o->rate, "net", err);
 	if (!r)
 		r = choose_mac(net, o, err);
+	if (!r)
+		r = open_capture(net, env, o, err);
 	if (!r)
 		r = open_link(links, o, err);
 	return r ? r : net_init(net, &setup, err);
@@ -160,6 +201,14 @@ static const struct option_row net_rows[] = {
 	NET_OPTION("speed", OPTION_U32, speed, .max = INT_MAX, .unit = "Mbit/s",
 		.help = "speed that the guest is told; unknown when not given"),
 	RATE_DEVICE_OPTION_ROWS(struct net_options, rate),
+	NET_OPTION("capture", OPTION_PATH, capture,
+		.help = "file for a copy of all frames, in pcapng, for tcpdump and Wireshark"),
+	NET_OPTION("capture_filter", OPTION_STRING, capture_filter,
+		.help = "only these of them, as tcpdump takes it (\"tcp port 80\")"),
+	NET_OPTION("capture_size", OPTION_SIZE, capture_size, .unit = "bytes",
+		.help = "keep the latest so many, in two files; 0: all"),
+	NET_OPTION("capturing", OPTION_BOOL, capturing, .def = "on",
+		.help = "begin with the machine; off: when told to"),
 	NET_OPTION("host_mac", OPTION_MAC, host_mac, .help = "address of the tap's end"),
 	NET_OPTION("ip", OPTION_STRING, ip, .help = "IPv4 address of the tap"),
 	NET_OPTION("mask", OPTION_STRING, mask,

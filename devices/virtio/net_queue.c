@@ -135,6 +135,8 @@ static enum net_drop tx_prepare(struct net_pair *p)
 
 static void tx_sent(struct net_pair *p)
 {
+	capture_frame(p->net->capture, p->index, true, p->tx_iov + 1, (int)p->tx_iovs - 1, 0,
+		p->tx_total - sizeof(p->tx_header));
 	net_count(p->tx.stats.frames, 1);
 	net_count(p->tx.stats.bytes, p->tx_total - sizeof(p->tx_header));
 }
@@ -224,6 +226,8 @@ static void rx_complete(struct net_pair *p, size_t len)
 {
 	unsigned used = 0, iovs = 0;
 
+	capture_frame(p->net->capture, p->index, false, p->rx_iov, (int)p->rx_iovs,
+		LINK_HEADER_LEN, len - LINK_HEADER_LEN);
 	net_count(p->rx.stats.frames, 1);
 	net_count(p->rx.stats.bytes, len - LINK_HEADER_LEN);
 	p->rx.unrung++;

@@ -8,6 +8,7 @@
  */
 #include "devices/virtio/net.h"
 
+#include <errno.h>
 #include <unistd.h>
 
 #include "vmm/log.h"
@@ -183,6 +184,14 @@ void net_set_rate(struct net *net, bool sending, enum rate_kind kind, const stru
 	rate_set(&net->rate[sending], kind, limit);
 	for (unsigned i = 0; i < net->npairs; i++)
 		net_ring(net->pairs[i].wake_fd);
+}
+
+int net_set_capture(struct net *net, bool on)
+{
+	if (!net->capture)
+		return -ENODEV;
+	capture_switch(net->capture, on);
+	return 0;
 }
 
 void net_apply(struct net_pair *p)

@@ -14,6 +14,6 @@ program() {
 	grep -aq 'Synthesis:.*Passing: [1-9]' "$dir/out" || fail "it ran no test"
 }
 
-for name in arch disk_raw link_passt loop sandbox; do
+for name in arch arm64_kvm disk_raw link_passt loop sandbox; do
 	t "unit_$name" program "test_$name"
 done

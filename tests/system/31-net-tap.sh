@@ -35,6 +35,28 @@ made_by_us() {
 	! ip link show ours0 2>/dev/null || fail "the tap stayed"
 }
 
+# Four queue pairs, interrupts gathered, and a tap that its owner sets down and up again.
+several_queues() {
+	local checks programs=ethtool
+	ip tuntap add dev guest1 mode tap vnet_hdr multi_queue
+	ip address add 10.79.0.1/24 dev guest1
+	ip link set guest1 up
+	trap 'clean_up; ip link del guest1' EXIT
+	mkdir "$scratch/www"
+	noise "$scratch/www/file" 8
+	serve "$scratch/www" 10.79.0.1
+	checks="address:eth0:10.79.0.2/24:10.79.0.1,pairs:eth0:4,gather:eth0:50:32,gather:eth0:100:16:0x2"
+	checks="$checks,ping:10.79.0.1,fetch:$port:file:$md5,carrier:eth0:0,carrier:eth0:1,ping:10.79.0.1,poweroff"
+	boot 6.12 vmlinux "$checks" --cpus boot=4 --net tap=guest1,num_queues=8 -v
+	wait_for "$scratch/serial" 'guest: ok fetch'
+	ip link set guest1 down
+	wait_for "$scratch/serial" 'guest: ok carrier:eth0:0'
+	ip link set guest1 up
+	ends 0
+	guest_passed "$(count "$checks")"
+	grep -q '_net0: received .* 0 refused' "$dir/stderr" || fail "a command was refused: $(tail -n 3 "$dir/stderr")"
+}
+
 tap_of_a_living_machine() {
 	ip link show ours0 || { kill -0 "$pid" || fail "it ended: $(tail -n 1 "$dir/stderr")"; false; }
 }
@@ -42,3 +64,4 @@ tap_of_a_living_machine() {
 brief || t net_tap_pci_packed_ping_and_16m over_tap 6.12 pci packed
 t net_tap_mmio_split_ping_and_16m over_tap 6.1 mmio split
 t net_tap_made_by_us_goes_with_us made_by_us
+t net_tap_several_queues_gathered_and_down_and_up several_queues

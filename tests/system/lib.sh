@@ -182,12 +182,12 @@ machine() {
 }
 
 # boot SERIES FORM CHECKS [OPTION...]: a test guest on the serial console in $dir/serial, which is a file unless
-# $serial says otherwise; $words are added to the kernel's command line.
+# $serial says otherwise; $words are added to the kernel's command line; $programs of this machine come along.
 boot() {
 	local series=$1 form=$2 checks=$3
 	shift 3
 	machine --kernel "$(reachable "$(kernel "$series" "$form")")" \
-		--initramfs "$(reachable "$("$images/initramfs.sh" test "$series")")" \
+		--initramfs "$(reachable "$("$images/initramfs.sh" test "$series" ${programs:-})")" \
 		--cmdline "console=${console:-$tty} quiet panic=-1 net.ifnames=0 run=$checks ${words:-}" \
 		--memory "size=${memory:-256M}" --serial "${serial:-file=$scratch/serial}" "$@"
 }
