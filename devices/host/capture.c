@@ -9,7 +9,7 @@
  * run around the end.
  *
  * A file is a section header, one interface, then an enhanced packet block for each frame (§4.1 to
- * 4.3), and at the end of the machine a block of statistics with what was dropped (§4.6). A frame
+ * 4.3), and whenever the device stopped a block of statistics with what was dropped (§4.6). A frame
  * is as the guest and the host exchange it: a checksum may be left for later, a TCP segment be
  * larger than the MTU. An existing file is overwritten only when it is a capture already.
  */
@@ -66,6 +66,7 @@ struct capture {
 	char name[NAME_MAX_LEN];
 	int fd[FILES];                   /* const; the second -1 without a bound */
 	int wake_fd;                     /* const */
+	struct loop *loop;               /* const once attached; the writer's */
 	struct loop_source *wake;
 	unsigned nlanes;
 	unsigned file;                   /* writer; which of fd it writes to */
@@ -294,6 +295,44 @@ static void drain(struct capture *c)
 	write_out(c);
 }
 
+uint64_t capture_dropped(const struct capture *c)
+{
+	uint64_t sum = atomic_load(&c->unwritten);
+
+	for (unsigned i = 0; i < c->nlanes; i++)
+		sum += atomic_load(&c->lane[i].dropped);
+	return sum;
+}
+
+/* §4.6 */
+static void put_statistics(struct capture *c)
+{
+	uint64_t dropped = capture_dropped(c);
+
+	make_room(c, 40);
+	put32(c, BLOCK_STATISTICS);
+	put32(c, 40);
+	put32(c, 0);
+	put32(c, 0);
+	put32(c, 0);
+	put16x2(c, OPTION_IFDROP, sizeof(dropped));
+	put(c, &dropped, sizeof(dropped));
+	put16x2(c, OPTION_END, 0);
+	put32(c, 40);
+}
+
+static void finish(struct capture *c)
+{
+	drain(c);
+	put_statistics(c);
+	write_out(c);
+}
+
+static void on_sync(void *ctx)
+{
+	finish(ctx);
+}
+
 static bool anything(struct capture *c)
 {
 	for (unsigned i = 0; i < c->nlanes; i++)
@@ -321,17 +360,15 @@ void capture_switch(struct capture *c, bool on)
 		atomic_store(&c->on, on);
 }
 
-uint64_t capture_dropped(const struct capture *c)
+void capture_sync(struct capture *c)
 {
-	uint64_t sum = atomic_load(&c->unwritten);
-
-	for (unsigned i = 0; i < c->nlanes; i++)
-		sum += atomic_load(&c->lane[i].dropped);
-	return sum;
+	if (c && c->loop)
+		loop_post(c->loop, on_sync, c);
 }
 
 int capture_attach(struct capture *c, struct loop *loop)
 {
+	c->loop = loop;
 	return loop_add_eventfd(loop, c->wake_fd, on_wake, c, &c->wake);
 }
 
@@ -420,32 +457,15 @@ int capture_open(struct capture **ret, const struct capture_config *config, stru
 	return 0;
 }
 
-/* §4.6 */
-static void put_statistics(struct capture *c)
-{
-	uint64_t dropped = capture_dropped(c);
-
-	make_room(c, 40);
-	put32(c, BLOCK_STATISTICS);
-	put32(c, 40);
-	put32(c, 0);
-	put32(c, 0);
-	put32(c, 0);
-	put16x2(c, OPTION_IFDROP, sizeof(dropped));
-	put(c, &dropped, sizeof(dropped));
-	put16x2(c, OPTION_END, 0);
-	put32(c, 40);
-}
-
 void capture_close(struct capture *c)
 {
 	if (!c)
 		return;
 	loop_remove(c->wake);
 	if (c->wake_fd >= 0) {
-		drain(c);
-		put_statistics(c);
-		write_out(c);
+		/* Attached, its thread has done it: main's may not write by then. */
+		if (!c->loop)
+			finish(c);
 		close(c->wake_fd);
 	}
 	for (unsigned i = 0; i < FILES; i++)

@@ -4,8 +4,7 @@
  *
  * Whoever moves frames copies those that the filter lets through into a ring of its own and goes
  * on; a thread that has nothing else to do writes them out. When that falls behind, frames are
- * missing
- * from the file and counted, never from the network.
+ * missing from the file and counted, never from the network.
  */
 #ifndef DEVICES_HOST_CAPTURE_H
 #define DEVICES_HOST_CAPTURE_H
@@ -47,7 +46,15 @@ void capture_frame(struct capture *c, unsigned lane, bool sent, const struct iov
 	size_t skip, size_t len);
 /* Frames that were not captured for want of room, or of a file to write to. Any thread. */
 uint64_t capture_dropped(const struct capture *c);
-/* Main, when nobody captures and the writer's thread has ended: writes the rest. Takes NULL. */
+/*
+ * Any thread, when nobody captures: the writer writes what waits, and how many were dropped, before
+ * its loop ends. Takes NULL.
+ */
+void capture_sync(struct capture *c);
+/*
+ * Main, after capture_sync() and the end of the writer's thread; without capture_attach() it writes
+ * the rest itself. Takes NULL.
+ */
 void capture_close(struct capture *c);
 
 #define CAPTURE_SYSCALL_ROWS                                                                       \

@@ -123,11 +123,17 @@ static int start_pair(struct net_pair *p, struct loop *loop)
 
 static void stop_pair(struct net_pair *p)
 {
+	bool last = true;
+
 	if (!p->attached || p->rx.queue || p->tx.queue)
 		return;
 	pthread_mutex_lock(&p->net->lock);
 	p->loop = NULL;
+	for (unsigned i = 0; i < p->net->npairs; i++)
+		last = last && !p->net->pairs[i].loop;
 	pthread_mutex_unlock(&p->net->lock);
+	if (last)
+		capture_sync(p->net->capture);
 	p->link->ops->detach(p->link);
 	p->attached = false;
 	loop_remove(p->wake);

@@ -22,17 +22,21 @@ enum { QUEUE = 32, RX = 0, TX = 1, CTRL = 2 };
 		VIRTIO_BIT(NET_F_GUEST_ANNOUNCE) | VIRTIO_BIT(NET_F_CTRL_GUEST_OFFLOADS))
 
 static int wire[2];
+static bool anti_spoof, limited;
 
 static int create(struct virtio_device *dev, const struct device_env *env, const void *options,
 	struct error *err)
 {
 	struct net *net = container_of(dev, struct net, dev);
 	struct link *link = NULL;
-	const struct net_setup setup = { .links = &link, .npairs = 1 };
+	const struct net_setup setup = { .links = &link, .npairs = 1, .anti_spoof = anti_spoof };
+	const struct rate_limit limit = { 4, 0, 1 };
 	int r = link_stream_adopt(&link, wire[0], NULL, "peer");
 
 	(void)env;
 	(void)options;
+	if (limited)
+		rate_set(&net->rate[1], RATE_OPS, &limit);
 	return r ? r : net_init(net, &setup, err);
 }
 
@@ -60,6 +64,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 	if (len < 4 || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, wire))
 		return 0;
 	type.create = create;
+	anti_spoof = data[0] & 32;
+	limited = data[0] & 64;
 	r = rig_new(&type, "user", NULL);
 	if (!r)
 		abort();

@@ -2,6 +2,7 @@
 import itertools
 import os
 import socket
+import struct
 import sys
 import threading
 import time
@@ -146,6 +147,35 @@ def net_fd(bench):
     bench.guest_run(net_words(), "--net", "fd=@FD@", within=network.inside(sys.executable, "-c", TAKE_TAP))
 
 
+def net_control(bench):
+    """Commands, with two queue pairs on a tap that has as many."""
+    network = bench.network()
+    inside = ("-n", network.name)
+    network.ip(*inside, "link", "del", "tap0")
+    network.ip(*inside, "tuntap", "add", "tap0", "mode", "tap", "vnet_hdr", "multi_queue")
+    network.ip(*inside, "addr", "add", f"{Network.ADDRESS}/24", "dev", "tap0")
+    network.ip(*inside, "link", "set", "tap0", "up")
+    bench.guest_run(net_words().replace("test=net", "test=netctrl"), "--net", "tap=tap0,num_queues=4",
+                    within=network.inside())
+
+
+def net_limited_and_captured(bench):
+    """A rate of its own within a group's, and a copy of every frame in a file that tools can read."""
+    network = bench.network()
+    bench.guest_run(net_words(), "--rate-group", "name=all,bw_size=4M,bw_refill_time=100",
+                    "--net", f"tap=tap0,ops_size=2000,ops_refill_time=100,rate_group=all,"
+                             f"capture={bench.path('frames')}", within=network.inside())
+    with open(bench.path("frames"), "rb") as f:
+        data = f.read()
+    at = packets = 0
+    while at < len(data):
+        kind, length = struct.unpack_from("<II", data, at)
+        expect(length >= 12 and data[at + length - 4:at + length] == data[at + 4:at + 8], f"a torn block at {at}")
+        packets += kind == 6
+        at += length
+    expect(packets >= 400, f"{packets} frames in the capture, of 200 datagrams there and back")
+
+
 def net_made_tap(bench):
     """A tap that is not there is made, and goes with the machine."""
     network = bench.network()
@@ -222,6 +252,8 @@ def cases():
     yield "net fd", net_fd
     yield "net tap made and removed", net_made_tap
     yield "net user dhcp", net_user
+    yield "net control queue", net_control
+    yield "net limited and captured", net_limited_and_captured
     yield "pci", on_disk("pci", num_queues=2)
     yield "hostile config space sweep", on_disk("config-sweep")
     yield "hostile port sweep", lambda b: b.guest_run("test=ports")

@@ -1,5 +1,6 @@
 /*
- * virtio-net (virtio 1.2 §5.1) on its first queue pair: ARP and UDP with a host that answers, and a DHCP discover.
+ * virtio-net (virtio 1.2 §5.1) on its first queue pair: ARP and UDP with a host that answers, a DHCP discover, and
+ * commands by the control queue.
  * Addresses come from the command line as numbers: ip= ours, peer= the host's.
  */
 #include "tests/guest/tests.h"
@@ -9,6 +10,11 @@
 #define NET_F_MAC (UINT64_C(1) << 5)
 #define NET_F_MRG_RXBUF (UINT64_C(1) << 15)
 #define NET_F_STATUS (UINT64_C(1) << 16)
+#define NET_F_CTRL_VQ (UINT64_C(1) << 17)
+#define NET_F_CTRL_RX (UINT64_C(1) << 18)
+#define NET_F_MQ (UINT64_C(1) << 22)
+#define NET_F_VQ_NOTF_COAL (UINT64_C(1) << 52)
+#define NET_F_NOTF_COAL (UINT64_C(1) << 53)
 
 enum { RX = 0, TX = 1, HEADER = 12, FRAME = 2048, RX_BUFFERS = 32, ETH = 14, IP = 20, UDP = 8 };
 enum { TYPE_IP = 0x0800, TYPE_ARP = 0x0806, PROTO_UDP = 17, ARP_REQUEST = 1, ARP_REPLY = 2 };
@@ -52,6 +58,20 @@ static void give_rx(struct net *n, uint8_t *buffer)
 	vd_kick(&n->v.queue[RX].vd);
 }
 
+/* Queues are there: drive the device, with buffers to receive into. */
+static void net_ready(struct net *n)
+{
+	vio_ready(&n->v);
+	for (unsigned i = 0; i < 6; i++)
+		n->mac[i] = (uint8_t)vio_config(&n->v, CONFIG_MAC + i, 1);
+	n->ip = (uint32_t)arg_u64("ip", 0);
+	n->peer = (uint32_t)arg_u64("peer", 0);
+	n->tx = dma(FRAME, 64);
+	n->rx = dma(RX_BUFFERS * FRAME, 64);
+	for (unsigned i = 0; i < RX_BUFFERS; i++)
+		give_rx(n, n->rx + i * FRAME);
+}
+
 static bool net_open(struct net *n)
 {
 	uint64_t wanted = vio_ring_features() | NET_F_MAC | NET_F_MTU | NET_F_STATUS;
@@ -62,15 +82,7 @@ static bool net_open(struct net *n)
 	if (!check(vio_negotiate(&n->v, wanted) && vio_queue(&n->v, RX, 64) && vio_queue(&n->v, TX, 64),
 			"it starts", "status 0x%x", vio_status(&n->v)))
 		return false;
-	vio_ready(&n->v);
-	for (unsigned i = 0; i < 6; i++)
-		n->mac[i] = (uint8_t)vio_config(&n->v, CONFIG_MAC + i, 1);
-	n->ip = (uint32_t)arg_u64("ip", 0);
-	n->peer = (uint32_t)arg_u64("peer", 0);
-	n->tx = dma(FRAME, 64);
-	n->rx = dma(RX_BUFFERS * FRAME, 64);
-	for (unsigned i = 0; i < RX_BUFFERS; i++)
-		give_rx(n, n->rx + i * FRAME);
+	net_ready(n);
 	return true;
 }
 
@@ -241,7 +253,61 @@ static void dhcp(void)
 	check(found, "an offer comes", "none does");
 }
 
+/* One command; the answer's byte, or 0x100 when none came. */
+static unsigned command(struct net *n, unsigned queue, const uint8_t *bytes, unsigned len)
+{
+	static uint8_t *page;
+	struct vd_seg segs[2];
+	uint32_t used;
+
+	page = page ? page : dma(4096, 64);
+	__builtin_memcpy(page, bytes, len);
+	page[2048] = 0x55;
+	segs[0] = vio_seg(page, len);
+	segs[1] = vio_seg(page + 2048, 1);
+	return vio_transfer(&n->v, queue, segs, 1, 1, &used) && used == 1 ? page[2048] : 0x100;
+}
+
+/* Commands that are carried out and such that are not; frames go on passing. */
+static void control(void)
+{
+	static const struct {
+		uint8_t bytes[12];
+		unsigned len, answer;
+		const char *what;
+	} commands[] = {
+		{ { 0, 0, 0 }, 3, 0, "promiscuous mode off" },
+		{ { 4, 0, 2, 0 }, 4, 0, "two queue pairs" },
+		{ { 4, 0, 3, 0 }, 4, 1, "more queue pairs than there are" },
+		{ { 4, 0, 0, 0 }, 4, 1, "no queue pairs" },
+		{ { 6, 1, 16, 0, 0, 0, 50, 0, 0, 0 }, 10, 0, "gathered interrupts" },
+		{ { 6, 1, 16, 0, 0, 0, 50, 0, 0 }, 9, 1, "a command that is too short" },
+		{ { 99, 0 }, 2, 1, "a class that there is not" },
+		{ { 4 }, 1, 1, "half a head" },
+		{ { 4, 0, 1, 0 }, 4, 0, "one queue pair" },
+	};
+	static struct net n;
+	unsigned done = 0;
+
+	if (!check(vio_find(&n.v, VIO_NET, 0), "a network card is found", "no virtio device of this kind"))
+		return;
+	if (!check(vio_negotiate(&n.v, vio_ring_features() | NET_F_MAC | NET_F_CTRL_VQ | NET_F_CTRL_RX | NET_F_MQ |
+			NET_F_NOTF_COAL | NET_F_VQ_NOTF_COAL) && vio_queue(&n.v, 0, 64) && vio_queue(&n.v, 1, 64) &&
+			vio_queue(&n.v, 2, 64) && vio_queue(&n.v, 3, 64) && vio_queue(&n.v, 4, 16),
+			"it starts with two pairs", "status 0x%x", vio_status(&n.v)))
+		return;
+	net_ready(&n);
+	for (unsigned i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
+		check_equal(command(&n, 4, commands[i].bytes, commands[i].len), commands[i].answer, commands[i].what);
+	if (!resolve(&n))
+		return;
+	while (done < 100 && echo(&n, done * 11 % 1400, done))
+		done++;
+	check(done == 100, "datagrams come back unchanged", "number %u does not", done);
+}
+
 const struct guest_test net_tests[] = {
+	{ "netctrl", control },
 	{ "net", net },
 	{ "dhcp", dhcp },
 	{ NULL, NULL },

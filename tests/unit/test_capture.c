@@ -246,6 +246,7 @@ Test(capture, lanes_and_the_writer_run_at_the_same_time)
 	}
 	for (unsigned i = 0; i < 3; i++)
 		pthread_join(thread[i], NULL);
+	capture_sync(c);
 	loop_stop(loop);
 	pthread_join(writer, NULL);
 	dropped = capture_dropped(c);
@@ -272,6 +273,7 @@ Test(capture, a_bound_keeps_the_latest_in_two_whole_files)
 		if (i % 256 == 255)
 			usleep(2000); /* let it write: more than one round of the files */
 	}
+	capture_sync(c);
 	loop_stop(loop);
 	pthread_join(writer, NULL);
 	capture_close(c);
