@@ -126,6 +126,7 @@ static void aftermath(struct target *t)
 {
 	pause_for(PAUSE);
 	witnesses_serve();
+	must(target_guarded(t), "memory behind the buffers was written");
 	must(target_start(t), "the device does not start after a reset: status 0x%x", vio_status(&t->v));
 	must(target_serves(t), "the device does not serve after a reset: status 0x%x", vio_status(&t->v));
 	must(canaries_live(), "memory has changed that no driver gave away");

@@ -25,6 +25,7 @@ struct target {
 	enum target_kind kind;
 	unsigned queue;       /* the one under attack */
 	uint8_t *in, *out;    /* ARENA bytes that the device may read, and may write */
+	uint8_t *behind;      /* pages behind `out`, which it may not write */
 	uint64_t features;    /* beyond those of the rings */
 };
 
@@ -53,6 +54,8 @@ void fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
 const char *target_name(enum target_kind kind);
 /* Rings in fresh memory, the driver ready. false: it does not start. */
 bool target_start(struct target *t);
+/* Nobody wrote behind `out` since it was started. */
+bool target_guarded(const struct target *t);
 /* Up to FEATURES_OK with `features`, and no queue. */
 bool target_negotiate(struct target *t, uint64_t features);
 /* Serves a good request; after target_start() and as often as wished. */

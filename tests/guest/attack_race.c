@@ -8,7 +8,7 @@
 #include "tests/guest/pci.h"
 #include "tests/guest/smp.h"
 
-enum { SPLIT = 1, PACKED = 2, BOTH = 3, ROUNDS = 150, RESTARTS = 8, WAIT = 3000, TABLE_AT = 32768, DATA_AT = 4096 };
+enum { SPLIT = 1, PACKED = 2, BOTH = 3, ROUNDS = 150, RESTARTS = 12, WAIT = 1000, LOOKS = 20, TABLE_AT = 32768, DATA_AT = 4096 };
 /* Values that depend on the machine. */
 enum symbol { V_NUMBER, V_OUT, V_IN, V_PAST, V_OWN, V_HOLE, V_ZERO };
 /* What the flipped field is in. */
@@ -127,6 +127,21 @@ static bool wants_reset(const struct target *t)
 	return vio_status(&t->v) & VIO_NEEDS_RESET;
 }
 
+/* Waits until `n` came back; false: the ring broke, or nothing comes (a head that nobody sees any more). */
+static bool settled(const struct target *t, unsigned n)
+{
+	for (unsigned look = 0; look < LOOKS; look++) {
+		for (unsigned i = 0; i < WAIT; i++)
+			if (raw_used(t) == n)
+				return true;
+			else
+				relax();
+		if (wants_reset(t))
+			return false;
+	}
+	return false;
+}
+
 /* Split: one after the other in the same ring, until it breaks. */
 static void run_split(struct target *t, const struct race_row *row)
 {
@@ -138,9 +153,7 @@ static void run_split(struct target *t, const struct race_row *row)
 		avail[2 + r % RING] = 0;
 		raw_index(t, (uint16_t)(r + 1));
 		vio_kick(&t->v, t->queue);
-		for (unsigned i = 0; raw_used(t) != r + 1 && i < WAIT; i++)
-			relax();
-		if (raw_used(t) != r + 1)
+		if (!settled(t, r + 1))
 			return;
 	}
 }
@@ -149,8 +162,7 @@ static void run_packed(struct target *t, const struct race_row *row)
 {
 	request(t, row);
 	raw_expose(t, NULL, 1);
-	for (unsigned i = 0; !raw_used(t) && i < WAIT; i++)
-		relax();
+	settled(t, 1);
 }
 
 static void run(struct target *t, unsigned i)
@@ -175,6 +187,7 @@ static void run(struct target *t, unsigned i)
 		else
 			run_split(t, row);
 		flip_end();
+		must(target_guarded(t), "memory behind the buffers was written");
 		if (!wants_reset(t) && !is_packed() && r > 2)
 			break;
 	}

@@ -4,7 +4,8 @@
  */
 #include "tests/guest/smp.h"
 
-enum { LAPIC_ICR = 0xfee00300, LAPIC_ICR_HIGH = 0xfee00310, INIT = 0x4500, STARTUP = 0x4600, AP_PAGE = 9, AP_ID = 1 };
+enum { LAPIC_ICR = 0xfee00300, LAPIC_ICR_HIGH = 0xfee00310, INIT = 0x4500, STARTUP = 0x4600, AP_PAGE = 9, AP_ID = 1,
+	GOOD_SHARE = 61, BAD_SHARE = 6 };
 
 extern const uint8_t ap_begin[], ap_end[]; /* start.S */
 
@@ -36,6 +37,13 @@ static void put(const struct flip *f, uint64_t v)
 	}
 }
 
+/* Long enough that the other processors see the value: two stores at once would be one for them. */
+static void rest(uint64_t turns)
+{
+	while (turns--)
+		relax();
+}
+
 void guest_ap(void)
 {
 	STORE(shared.alive, true);
@@ -48,8 +56,11 @@ void guest_ap(void)
 		STORE(shared.resting, false);
 		for (unsigned i = 0; i < shared.n; i++)
 			put(&shared.flip[i], shared.flip[i].b);
+		rest(shared.rounds * 5 % BAD_SHARE);
 		for (unsigned i = 0; i < shared.n; i++)
 			put(&shared.flip[i], shared.flip[i].a);
+		/* Good for most of the time, or every request fails at the first look. */
+		rest(shared.rounds * 7 % GOOD_SHARE);
 		STORE(shared.rounds, shared.rounds + 1);
 	}
 }

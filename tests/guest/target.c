@@ -6,7 +6,7 @@
 #include "tests/guest/blk.h"
 
 enum { USED_IDX = 2, USED_RING = 4, AVAIL_IDX = 2, AVAIL_RING = 4, STATUS_LOOK = 2000 };
-enum { NET_HEADER = 12, ETH = 14, ARP = 28, TYPE_ARP = 0x0806, NET_MAC = 0, FRAME = 2048, CONFIG_NEEDED = 6 };
+enum { NET_HEADER = 12, ETH = 14, ARP = 28, TYPE_ARP = 0x0806, NET_MAC = 0, FRAME = 2048, GUARD = 8192, GUARD_BYTE = 0x3c };
 
 static const struct {
 	const char *name;
@@ -29,7 +29,17 @@ bool target_negotiate(struct target *t, uint64_t features)
 	dma_reset();
 	t->in = dma(ARENA, 4096);
 	t->out = dma(ARENA, 4096);
+	t->behind = dma(GUARD, 4096);
+	fill(t->behind, GUARD_BYTE, GUARD);
 	return vio_negotiate(&t->v, features | (is_packed() ? VD_F_PACKED : 0));
+}
+
+bool target_guarded(const struct target *t)
+{
+	for (unsigned i = 0; i < GUARD; i++)
+		if (t->behind[i] != GUARD_BYTE)
+			return false;
+	return true;
 }
 
 bool target_start(struct target *t)

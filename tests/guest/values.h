@@ -8,7 +8,8 @@ enum value_class { ZEROES, ONE, ONES, SIGN_BITS, LARGEST_SIGNED, PATTERN, VALUE_
 
 static inline const char *value_class_name(unsigned class)
 {
-	static const char *const names[VALUE_CLASSES] = { "zeroes", "one", "ones", "sign_bits", "largest_signed", "pattern" };
+	static const char *const names[VALUE_CLASSES] = { "_zeroes", "_one", "_ones", "_sign_bits",
+		"_largest_signed", "_pattern" };
 
 	return names[class];
 }
