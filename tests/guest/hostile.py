@@ -18,8 +18,10 @@ COST = 40           # a case may cost as much processor time as this many contro
 FLOOR = 0.02        # and this many seconds in any case: the clock of a thread has its grain
 LOG_MAX = 8192      # bytes of log per case
 GROWTH = 48 << 20   # of resident memory, all cases of a machine together
+QUIET = 0.01        # seconds that threads may use, beside a tenth of the time, while nothing is asked of them
 CRASHES_MAX = 12    # then the machine is given up
 DISK = 4 << 20
+FLOOD_SECONDS, FLOOD_GROWTH, FLOOD_TAKEN = 2, 4 << 20, 8 << 20
 
 
 class Watch:
@@ -132,6 +134,7 @@ class Attack:
             if not more:
                 return
             if time.monotonic() > end:
+                self.hung = True
                 process.kill()
                 return
 
@@ -140,6 +143,7 @@ class Attack:
         process = self.bench.guest_start(self.words + f"from={self.next}", *self.options, within=self.within)
         watch, title, why, ended, begin = Watch(process), None, "", False, time.monotonic()
         self.before = self.after = None
+        self.hung = False
         for line in self.lines(process):
             word, _, rest = line.partition(" ")
             if word == "case":
@@ -151,6 +155,11 @@ class Attack:
                 elif not self.before:
                     self.before = watch.holdings()
                     expect(watch.guarded(), "guest memory has no guard pages")
+            elif word == "quiet":
+                cpu, elapsed = watch.lap()[0], time.monotonic() - begin
+                if rest == "over" and cpu > QUIET + 0.1 * elapsed:
+                    why += f"{cpu * 1000:.1f} ms of processor time with nothing to do"
+                begin = time.monotonic()
             elif word == "why":
                 why += ("\n" if why else "") + rest
             elif word == "skip:" and title:
@@ -175,7 +184,7 @@ class Attack:
             expect(status == 0, f"exit status {status} after all cases\n{process.output[-2000:]}")
             return True
         expect(title and title != "control", f"ends with {status} outside of all cases\n{process.output[-2000:]}")
-        self.finish(title, begin, "fail", f"the monitor ends with {status}\n{why}\n{self.report_of(process)}")
+        self.finish(title, begin, "fail", f"{'hangs' if self.hung else f'the monitor ends with {status}'}\n{why}\n{self.report_of(process)}")
         return False
 
     @staticmethod
@@ -200,6 +209,40 @@ class Attack:
         expect(self.crashes == 0, f"the monitor crashed {self.crashes} times")
 
 
+def serial_flood(bench):
+    """CVE-2020-27174: who sends faster than the guest reads waits; his bytes do not pile up in the monitor."""
+    p = bench.guest_start("test=spin", "--serial", f"socket={bench.path('serial')}", "--disk", f"path={bench.file('d', DISK)}")
+    sock = bench.connect(bench.path("serial"))
+    watch = Watch(p)
+    sock.setblocking(False)
+    before, sent, end = None, 0, time.monotonic() + FLOOD_SECONDS
+    while time.monotonic() < end:
+        try:
+            sent += sock.send(b"x" * 65536)
+        except BlockingIOError:
+            time.sleep(0.01)
+        before = before or watch.holdings()
+    after = watch.holdings()
+    expect(before and after, "the monitor is gone")
+    expect(after[0] - before[0] < FLOOD_GROWTH, f"memory has grown by {(after[0] - before[0]) >> 10} KiB for {sent} bytes")
+    expect(sent < FLOOD_TAKEN, f"{sent} bytes were taken although nobody reads")
+    p.signal(15)
+    expect(p.finish() == 0, "exit status is not 0")
+
+
+def raw_stays_raw(bench):
+    """CVE-2026-27211: a guest writes the header of another format, naming a file of the host's; the disk stays what it was."""
+    secret = bench.file("secret", data=b"secret" * 1000)
+    name = secret.encode()
+    header = b"QFI\xfb" + (3).to_bytes(4, "big") + (0x200).to_bytes(8, "big") + len(name).to_bytes(4, "big")
+    header += (16).to_bytes(4, "big") + DISK.to_bytes(8, "big")
+    path = bench.file("disk.raw", DISK, header.ljust(0x200, b"\0") + name)
+    bench.guest_run(f"test=blk capacity={DISK // 512}", "--disk", f"path={path}")
+    with open(path, "rb") as f:
+        expect(f.read(4) == b"QFI\xfb", "the first sector is not the guest's any more")
+    expect(os.path.getsize(path) == DISK, "the file has another size")
+
+
 def attack(label, transport, packed):
     def case(bench):
         Attack(bench, label, transport, packed, bench.asan).run()
@@ -207,7 +250,10 @@ def attack(label, transport, packed):
 
 
 def cases(asan):
+    label = "hostile asan" if asan else "hostile"
+    yield f"{label} cve_2020_27174 serial input that nobody reads", serial_flood
+    yield f"{label} cve_2026_27211 raw disk with the header of another format", raw_stays_raw
     for transport in ("pci", "mmio"):
         for packed in (0, 1):
-            label = f"hostile{' asan' if asan else ''} {transport} {'packed' if packed else 'split'}"
-            yield label, attack(label, transport, packed)
+            name = f"{label} {transport} {'packed' if packed else 'split'}"
+            yield name, attack(name, transport, packed)
