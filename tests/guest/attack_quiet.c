@@ -6,7 +6,7 @@
 #include "tests/guest/attack.h"
 
 enum { KICKS = 50, FRAMES = 100 };
-#define QUIET (UINT64_C(150) * 1000 * 1000) /* cycles */
+#define QUIET (UINT64_C(300) * 1000 * 1000) /* cycles */
 
 static void nothing(struct target *t)
 {
