@@ -8,7 +8,7 @@
 #include "tests/guest/pci.h"
 #include "tests/guest/smp.h"
 
-enum { SPLIT = 1, PACKED = 2, BOTH = 3, ROUNDS = 150, RESTARTS = 12, WAIT = 1000, LOOKS = 20, TABLE_AT = 32768, DATA_AT = 4096 };
+enum { SPLIT = 1, PACKED = 2, BOTH = 3, ROUNDS = 100, RESTARTS = 6, WAIT = 1000, LOOKS = 20, TABLE_AT = 32768, DATA_AT = 4096 };
 /* Values that depend on the machine. */
 enum symbol { V_NUMBER, V_OUT, V_IN, V_PAST, V_OWN, V_HOLE, V_ZERO };
 /* What the flipped field is in. */

@@ -35,7 +35,8 @@ static void sweep(uint64_t from, uint64_t to, unsigned step, enum value_class cl
 {
 	for (unsigned width = 1; width <= 8; width *= 2)
 		for (uint64_t at = from; at < to; at += step) {
-			read_width(at, width);
+			if (class == ZEROES)
+				read_width(at, width);
 			write_width(at, width, value_of(class, width, at));
 		}
 }
