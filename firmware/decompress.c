@@ -15,13 +15,14 @@
 
 #define ZLIB_CONST /* zlib.h: next_in is a pointer to const */
 
-#include <dlfcn.h>
 #include <errno.h>
 #include <lz4.h>
 #include <lzma.h>
 #include <sys/mman.h>
 #include <zlib.h>
 #include <zstd.h>
+
+#include "vmm/library.h"
 
 enum {
 	LZ4_LEGACY_MAGIC = 0x184c2102,
@@ -32,16 +33,13 @@ enum {
 /* What liblzma may take; the dictionary of `xz -9` is 64 MiB, Linux uses 32 MiB at most. */
 #define LZMA_MEMORY_MAX (UINT64_C(160) * MIB)
 
-/* A local function pointer with the type of the library's function of that name. */
-#define SYMBOL(lib, name) __typeof__(&name) lib_##name = dlsym(lib, #name)
-
 /* RFC 1952; 16 + 15: a gzip header, the largest window. zlib checks the CRC and the size. */
 static int run_gzip(
 	void *lib, const uint8_t *in, size_t len, uint8_t *out, size_t cap, size_t *ret_len)
 {
-	SYMBOL(lib, inflateInit2_);
-	SYMBOL(lib, inflate);
-	SYMBOL(lib, inflateEnd);
+	LIBRARY_SYMBOL(lib, inflateInit2_);
+	LIBRARY_SYMBOL(lib, inflate);
+	LIBRARY_SYMBOL(lib, inflateEnd);
 	z_stream z = { .next_in = in, .next_out = out };
 	int r;
 
@@ -63,9 +61,9 @@ static int run_gzip(
 static int run_zstd(
 	void *lib, const uint8_t *in, size_t len, uint8_t *out, size_t cap, size_t *ret_len)
 {
-	SYMBOL(lib, ZSTD_findFrameCompressedSize);
-	SYMBOL(lib, ZSTD_decompress);
-	SYMBOL(lib, ZSTD_isError);
+	LIBRARY_SYMBOL(lib, ZSTD_findFrameCompressedSize);
+	LIBRARY_SYMBOL(lib, ZSTD_decompress);
+	LIBRARY_SYMBOL(lib, ZSTD_isError);
 	size_t n;
 
 	if (!lib_ZSTD_findFrameCompressedSize || !lib_ZSTD_decompress || !lib_ZSTD_isError)
@@ -88,7 +86,7 @@ static int run_zstd(
 static int run_lz4(
 	void *lib, const uint8_t *in, size_t len, uint8_t *out, size_t cap, size_t *ret_len)
 {
-	SYMBOL(lib, LZ4_decompress_safe);
+	LIBRARY_SYMBOL(lib, LZ4_decompress_safe);
 	size_t at = 4, done = 0;
 
 	if (!lib_LZ4_decompress_safe)
@@ -118,9 +116,9 @@ static int run_lz4(
 static int run_lzma(
 	void *lib, const uint8_t *in, size_t len, uint8_t *out, size_t cap, size_t *ret_len)
 {
-	SYMBOL(lib, lzma_auto_decoder);
-	SYMBOL(lib, lzma_code);
-	SYMBOL(lib, lzma_end);
+	LIBRARY_SYMBOL(lib, lzma_auto_decoder);
+	LIBRARY_SYMBOL(lib, lzma_code);
+	LIBRARY_SYMBOL(lib, lzma_end);
 	lzma_stream z = LZMA_STREAM_INIT;
 	lzma_ret r;
 
@@ -155,12 +153,6 @@ const struct decompress_format *decompress_find(const uint8_t *in, size_t len)
 	return NULL;
 }
 
-static int no_library(const struct decompress_format *f, struct error *e)
-{
-	return error_set(e, ELIBACC, "%s is needed to unpack %s; apt install %s", f->soname,
-		f->name, f->package);
-}
-
 static int map_scratch(struct decompressed *d, size_t cap, struct error *e)
 {
 	d->mapped = align_up(MAX(cap, (size_t)1), HUGE_PAGE);
@@ -185,9 +177,9 @@ int decompress_run(struct decompressed *ret, const struct decompress_format *for
 
 	if (len < format->magic_len)
 		return error_set(e, EBADMSG, "the %s data is truncated", format->name);
-	lib = dlopen(format->soname, RTLD_NOW | RTLD_LOCAL);
+	lib = library_load(format->soname, format->package, format->name, e);
 	if (!lib)
-		return no_library(format, e);
+		return -ELIBACC;
 	r = map_scratch(&d, cap, e);
 	if (r)
 		return r;
@@ -195,7 +187,7 @@ int decompress_run(struct decompressed *ret, const struct decompress_format *for
 	if (r) {
 		decompress_free(&d);
 		if (r == -ELIBACC)
-			return no_library(format, e);
+			return library_missing(format->soname, format->package, format->name, e);
 		if (r == -ENOMEM)
 			return error_set(e, ENOMEM,
 				"no memory to unpack the %s data; free some on "
