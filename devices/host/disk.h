@@ -34,6 +34,8 @@ struct disk_info {
 	bool readonly;
 	bool can_discard, can_write_zeroes;
 	uint32_t discard_granularity;
+	/* bytes that a disk opened as `image` has now; below `size` where writes make it longer */
+	uint64_t stored;
 };
 
 /* One request; owned by the caller, embedded in its own, untouched from start() until done. */
@@ -144,6 +146,11 @@ struct disk_raw_config {
 	bool direct;
 	/* system calls that block instead of io_uring; also what a kernel without io_uring gets */
 	bool plain;
+	/*
+	 * what an image format lies in: of any length, longer after a write past its end (a file),
+	 * and zeroes past it
+	 */
+	bool image;
 };
 /*
  * File or block device; takes an advisory lock (OFD, whole file; exclusive unless read-only). The

@@ -27,6 +27,9 @@
 #include "vmm/log.h"
 
 enum { SECTOR = 512, DIRECT_ALIGN_DEFAULT = 4096 };
+/* No file is as long; a multiple of every block size. */
+#define RAW_IMAGE_MAX (UINT64_C(1) << 62)
+
 enum { LOCK_TRIES = 100, LOCK_PAUSE_US = 5000 };
 
 static const struct {
@@ -172,6 +175,11 @@ static int describe(struct raw_disk *d, const struct disk_raw_config *config, st
 	} else {
 		describe_file(d, &st);
 	}
+	if (config->image) {
+		d->info.stored = d->info.size;
+		if (!S_ISBLK(st.st_mode))
+			d->info.size = RAW_IMAGE_MAX;
+	}
 	if (!d->info.size)
 		return error_set(err, EINVAL,
 			"is empty; make it larger first, for example with: truncate -s 10G FILE");
@@ -293,6 +301,7 @@ int disk_raw_open(struct disk **ret, const struct disk_raw_config *config, struc
 		return error_set(err, ENOMEM, "out of memory");
 	d->disk.ops = &raw_ops;
 	d->plain = config->plain;
+	d->image = config->image;
 	d->fd = d->buffered_fd = -1;
 	r = open_file(config, err);
 	if (r < 0)

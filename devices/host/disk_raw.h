@@ -15,7 +15,7 @@ struct raw_disk {
 	int fd;                         /* const; O_DIRECT when `direct` */
 	/* const; the same file through the page cache; == fd unless direct */
 	int buffered_fd;
-	bool direct, plain;             /* const */
+	bool direct, plain, image;      /* const; image: see disk_raw_config */
 	uint32_t mem_align, file_align; /* const; what O_DIRECT asks of addresses and of offsets */
 	uint32_t mem_mask, file_mask;   /* const; those less 1, and 0 unless direct: all goes */
 	_Atomic bool flush_failed;      /* any queue; never cleared */

@@ -120,6 +120,11 @@ static enum raw_verdict transfer_result(const struct raw_disk *d, struct disk_re
 		rq->buffered = true;
 		return RAW_AGAIN;
 	}
+	if (!res && d->image && rq->op == DISK_READ) {
+		for (; rq->iovcnt; rq->iov++, rq->iovcnt--)
+			memset(rq->iov->iov_base, 0, rq->iov->iov_len);
+		return RAW_DONE;
+	}
 	if (res <= 0) {
 		/* 0: the file ends before the disk does, somebody cut it. */
 		*result = res ? (int)res : -EIO;
