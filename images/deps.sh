@@ -12,11 +12,11 @@ packages="$packages libcriterion-dev clang libclang-rt-14-dev acpica-tools devic
 	ethtool tcpdump"
 # Images: Debian's kernels and a Debian disk, made without root.
 packages="$packages mmdebstrap uidmap busybox-static cpio kmod e2fsprogs xz-utils zstd lz4 iproute2 procps"
-# The nested rig, from backports.
+# The nested rig, and QEMU's own judgement of disk images, from backports.
 native=$(dpkg --print-architecture)
 case $native in
-arm64) backports="qemu-system-arm" ;;
-*) backports="qemu-system-x86" ;;
+arm64) backports="qemu-system-arm qemu-utils" ;;
+*) backports="qemu-system-x86 qemu-utils" ;;
 esac
 missing() {
 	for package in "$@"; do

@@ -13,14 +13,15 @@
 #include <sched.h>
 #include <stdlib.h>
 
+#include "devices/host/disk_open.h"
 #include "devices/virtio/types.h"
 
 struct blk_options {
 	struct virtio_options virtio;
-	char *path, *serial;
+	char *path, *serial, *overlay;
 	uint64_t null_size;
-	bool readonly, direct, read_zeroes;
-	uint32_t num_queues, poll_us;
+	bool readonly, direct, read_zeroes, backing_files, ephemeral;
+	uint32_t num_queues, poll_us, format;
 	struct option_ints affinity;
 };
 
@@ -155,10 +156,14 @@ static int make_queue(struct blk *blk, struct blk_queue *bq, struct error *err)
 /* `path` or `null`, one of them. */
 static int open_disk(struct disk **ret, const struct blk_options *o, struct error *err)
 {
-	const struct disk_raw_config raw = {
+	const struct disk_config config = {
 		.path = o->path,
+		.format = o->format,
 		.readonly = o->readonly,
 		.direct = o->direct,
+		.backing_files = o->backing_files,
+		.overlay = o->overlay,
+		.ephemeral = o->ephemeral,
 	};
 	const struct disk_null_config null = {
 		.size = o->null_size,
@@ -177,7 +182,7 @@ static int open_disk(struct disk **ret, const struct blk_options *o, struct erro
 		r = disk_null_open(ret, &null, err);
 		return r ? error_prefix(err, r, "--disk null=%llu", (unsigned long long)o->null_size) : 0;
 	}
-	r = disk_raw_open(ret, &raw, err);
+	r = disk_open(ret, &config, err);
 	return r ? error_prefix(err, r, "--disk path=%s", o->path) : 0;
 }
 
@@ -235,7 +240,7 @@ static int blk_create(struct virtio_device *dev, const struct device_env *env, c
 	for (unsigned i = 0; i < dev->nqueues; i++) {
 		r = make_queue(blk, &blk->queues[i], err);
 		if (r)
-			return r;
+			return error_prefix(err, r, "--disk path=%s", o->path);
 	}
 	return 0;
 }
@@ -254,9 +259,23 @@ static void blk_destroy(struct virtio_device *dev)
 		blk->disk->ops->close(blk->disk);
 }
 
+/* In the order of enum disk_format. */
+static const char *const blk_formats[] = { "raw", "qcow2", NULL };
+
 static const struct option_row blk_rows[] = {
 	{ .key = "path", .type = OPTION_PATH, .offset = offsetof(struct blk_options, path),
-		.help = "raw image or block device" },
+		.help = "image or block device" },
+	{ .key = "format", .type = OPTION_ENUM, .offset = offsetof(struct blk_options, format),
+		.def = "raw", .choices = blk_formats,
+		.help = "what the bytes of the image are; never guessed" },
+	{ .key = "backing_files", .type = OPTION_BOOL,
+		.offset = offsetof(struct blk_options, backing_files), .def = "off",
+		.help = "a qcow2 image may have other files opened that it names" },
+	{ .key = "overlay", .type = OPTION_PATH, .offset = offsetof(struct blk_options, overlay),
+		.help = "qcow2 image that takes all writes, path is only read; made when missing" },
+	{ .key = "ephemeral", .type = OPTION_BOOL, .offset = offsetof(struct blk_options, ephemeral),
+		.def = "off",
+		.help = "writes go to a file without a name in $TMPDIR, gone with the machine" },
 	{ .key = "null", .type = OPTION_SIZE, .offset = offsetof(struct blk_options, null_size),
 		.min = 512, .max = UINT64_C(1) << 60, .unit = "bytes",
 		.help = "instead of path: a disk of that size that keeps nothing, for measuring" },

@@ -1,0 +1,249 @@
+/*
+ * The qcow2 disk against a model of its bytes, with QEMU's tools as the judge of the file: images of
+ * many shapes, with snapshots, compressed clusters and bases.
+ */
+#include "tests/unit/qcow2_rig.h"
+
+static const struct disk_config qcow2 = { .format = DISK_FORMAT_QCOW2 };
+static const struct disk_config qcow2_readonly = { .format = DISK_FORMAT_QCOW2, .readonly = true };
+
+/* A source of bytes that compress, some of it zero. */
+static void make_source(struct rig *r, uint64_t size)
+{
+	char path[96];
+	FILE *f;
+
+	r->size = size;
+	r->model = calloc(1, size);
+	for (uint64_t i = 0; i < size; i++)
+		r->model[i] = i / 65536 % 3 == 2 ? 0 : (uint8_t)(i / 97 + (i >> 16));
+	snprintf(path, sizeof(path), "%s/source", r->dir);
+	f = fopen(path, "w");
+	cr_assert_eq(fwrite(r->model, 1, size, f), size);
+	fclose(f);
+}
+
+static void soak(const char *options, uint64_t size, unsigned n)
+{
+	struct rig r;
+
+	rig_init(&r);
+	cr_assert_eq(rig_sh(&r, "qemu-img create -f qcow2 -o %s %s %llu", options, r.path, (unsigned long long)size), 0);
+	for (int round = 0; round < 3; round++) {
+		rig_open(&r, qcow2);
+		rig_random_ops(&r, n, 64 * KIB);
+		rig_verify(&r);
+		rig_close(&r);
+		rig_judge(&r, r.path);
+	}
+	rig_free(&r);
+}
+
+Test(qcow2, any_order_of_requests_leaves_the_bytes_of_the_model_in_clusters_of_64k)
+{
+	rig_needs_qemu();
+	soak("cluster_size=64k", 8 * MIB, 400);
+}
+
+Test(qcow2, any_order_of_requests_leaves_the_bytes_of_the_model_in_the_smallest_clusters)
+{
+	rig_needs_qemu();
+	soak("cluster_size=512", 4 * MIB + 512, 400);
+}
+
+Test(qcow2, any_order_of_requests_leaves_the_bytes_of_the_model_in_the_largest_clusters)
+{
+	rig_needs_qemu();
+	soak("cluster_size=2M", 9 * MIB + 1536, 200);
+}
+
+Test(qcow2, any_order_of_requests_leaves_the_bytes_of_the_model_in_version_2)
+{
+	rig_needs_qemu();
+	soak("compat=0.10,cluster_size=4k", 4 * MIB, 400);
+}
+
+Test(qcow2, counts_of_every_width_are_kept)
+{
+	char options[64];
+
+	rig_needs_qemu();
+	for (int bits = 1; bits <= 64; bits *= 2) {
+		snprintf(options, sizeof(options), "cluster_size=%d,refcount_bits=%d", bits < 16 ? 512 : 1024, bits);
+		soak(options, 2 * MIB, 120);
+	}
+}
+
+Test(qcow2, an_image_that_qemu_filled_is_read_as_it_is)
+{
+	struct rig r;
+
+	rig_needs_qemu();
+	rig_init(&r);
+	make_source(&r, 3 * MIB + 512);
+	cr_assert_eq(rig_sh(&r, "qemu-img convert -f raw -O qcow2 %s/source %s", r.dir, r.path), 0);
+	rig_open(&r, qcow2_readonly);
+	cr_assert_eq(rig_transfer(&r, DISK_WRITE, 0, r.model, 512), -EROFS);
+	rig_verify(&r);
+	rig_free(&r);
+}
+
+static void compressed(const char *options)
+{
+	struct rig r;
+
+	rig_needs_qemu();
+	rig_init(&r);
+	make_source(&r, 3 * MIB + 512);
+	cr_assert_eq(rig_sh(&r, "qemu-img convert -c -f raw -O qcow2 -o %s %s/source %s", options, r.dir, r.path), 0);
+	rig_open(&r, qcow2_readonly);
+	rig_verify(&r);
+	rig_close(&r);
+	for (int round = 0; round < 2; round++) {
+		rig_open(&r, qcow2);
+		rig_random_ops(&r, 60, 128 * KIB);
+		rig_verify(&r);
+		rig_close(&r);
+		rig_judge(&r, r.path);
+	}
+	rig_free(&r);
+}
+
+Test(qcow2, clusters_packed_by_zlib_are_read_and_written_over)
+{
+	compressed("cluster_size=64k");
+}
+
+Test(qcow2, clusters_packed_by_zstd_are_read_and_written_over)
+{
+	compressed("compression_type=zstd");
+}
+
+Test(qcow2, small_and_large_packed_clusters_are_read_and_written_over)
+{
+	compressed("cluster_size=4k");
+	compressed("cluster_size=2M,compression_type=zstd");
+}
+
+static void snapshots(const char *options)
+{
+	struct rig r;
+	uint8_t *first;
+
+	rig_needs_qemu();
+	rig_init(&r);
+	cr_assert_eq(rig_sh(&r, "qemu-img create -f qcow2 -o %s %s 4M", options, r.path), 0);
+	rig_open(&r, qcow2);
+	rig_random_ops(&r, 100, 64 * KIB);
+	rig_close(&r);
+	first = malloc(r.size);
+	memcpy(first, r.model, r.size);
+	cr_assert_eq(rig_sh(&r, "qemu-img snapshot -c one %s", r.path), 0);
+	rig_open(&r, qcow2);
+	rig_random_ops(&r, 150, 64 * KIB);
+	rig_close(&r);
+	rig_judge(&r, r.path);
+	cr_assert_eq(rig_sh(&r, "qemu-img snapshot -c two %s", r.path), 0);
+	rig_open(&r, qcow2);
+	rig_random_ops(&r, 150, 64 * KIB);
+	rig_verify(&r);
+	rig_close(&r);
+	rig_judge(&r, r.path);
+	/* What was there when the snapshot was made is still there. */
+	cr_assert_eq(rig_sh(&r, "qemu-img snapshot -a one %s && qemu-img snapshot -d two %s", r.path, r.path), 0);
+	memcpy(r.model, first, r.size);
+	rig_judge(&r, r.path);
+	rig_open(&r, qcow2);
+	rig_verify(&r);
+	rig_random_ops(&r, 100, 64 * KIB);
+	rig_close(&r);
+	rig_judge(&r, r.path);
+	free(first);
+	rig_free(&r);
+}
+
+Test(qcow2, a_snapshot_keeps_its_bytes_whatever_is_written_later)
+{
+	snapshots("cluster_size=64k");
+	snapshots("cluster_size=512");
+	snapshots("compat=0.10,cluster_size=4k");
+}
+
+static void overlays(enum disk_format format, const char *create)
+{
+	struct disk_config config = { .format = format };
+	char overlay[96];
+	struct rig r;
+
+	rig_needs_qemu();
+	rig_init(&r);
+	make_source(&r, 3 * MIB + 512);
+	cr_assert_eq(rig_sh(&r, create, r.dir, r.path), 0);
+	snprintf(overlay, sizeof(overlay), "%s/overlay", r.dir);
+	config.overlay = overlay;
+	for (int round = 0; round < 3; round++) {
+		rig_open(&r, config);
+		rig_verify(&r);
+		rig_random_ops(&r, 80, 128 * KIB);
+		rig_verify(&r);
+		rig_close(&r);
+		rig_judge(&r, overlay);
+	}
+	cr_assert_eq(rig_sh(&r, "qemu-img compare -F raw -f %s %s %s/source", format ? "qcow2" : "raw", r.path, r.dir), 0,
+		"the base is only read");
+	rig_free(&r);
+}
+
+Test(qcow2, an_overlay_takes_the_writes_and_the_base_stays_as_it_was)
+{
+	overlays(DISK_FORMAT_RAW, "cp %s/source %s");
+	overlays(DISK_FORMAT_QCOW2, "qemu-img convert -f raw -O qcow2 %s/source %s");
+	overlays(DISK_FORMAT_QCOW2, "qemu-img convert -c -f raw -O qcow2 %s/source %s");
+}
+
+Test(qcow2, an_ephemeral_disk_forgets_and_leaves_no_file)
+{
+	struct disk_config config = { .ephemeral = true };
+	struct rig r;
+	uint8_t *before;
+
+	rig_init(&r);
+	make_source(&r, 2 * MIB);
+	before = malloc(r.size);
+	memcpy(before, r.model, r.size);
+	snprintf(r.path, sizeof(r.path), "%s/source", r.dir);
+	setenv("TMPDIR", r.dir, 1);
+	rig_open(&r, config);
+	rig_random_ops(&r, 50, 128 * KIB);
+	rig_verify(&r);
+	rig_close(&r);
+	cr_assert_eq(rig_sh(&r, "test \"$(ls %s | sort | tr '\\n' ' ')\" = 'log source '", r.dir), 0);
+	memcpy(r.model, before, r.size);
+	rig_open(&r, config);
+	rig_verify(&r);
+	free(before);
+	rig_free(&r);
+}
+
+Test(qcow2, a_chain_of_backing_files_is_read_through_when_it_is_allowed)
+{
+	struct disk_config config = { .format = DISK_FORMAT_QCOW2, .backing_files = true };
+	struct rig r;
+
+	rig_needs_qemu();
+	rig_init(&r);
+	make_source(&r, 3 * MIB);
+	cr_assert_eq(rig_sh(&r,
+		"cd %s && qemu-img create -f qcow2 -b source -F raw a && qemu-img create -f qcow2 -b a -F qcow2 b 4M && qemu-img create -f qcow2 -b b -F qcow2 -o cluster_size=4k disk",
+		r.dir), 0);
+	r.model = realloc(r.model, 4 * MIB);
+	memset(r.model + r.size, 0, 4 * MIB - r.size);
+	r.size = 4 * MIB;
+	rig_open(&r, config);
+	rig_verify(&r);
+	rig_random_ops(&r, 100, 64 * KIB);
+	rig_verify(&r);
+	rig_close(&r);
+	rig_judge(&r, r.path);
+	rig_free(&r);
+}
