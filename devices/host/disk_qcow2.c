@@ -159,8 +159,8 @@ static int open_backing(struct qcow2 *img, const struct disk_qcow2_config *confi
 		return error_set(err, EINVAL,
 			"does not say which format its backing file has, and it is not guessed; use qemu-img rebase -u -F FORMAT");
 	}
-	if (r)
-		return error_prefix(err, r, "backing file %s", path);
+	if (r) /* of a chain, the one that it is about */
+		return strncmp(err->text, "backing file /", 14) ? error_prefix(err, r, "backing file %s", path) : r;
 	img->backing->ops->info(img->backing, &info);
 	img->backing_size = !strcmp(img->h.format, "raw") ? align_up(info.stored, QCOW2_SECTOR) : info.size;
 	return 0;
@@ -169,7 +169,7 @@ static int open_backing(struct qcow2 *img, const struct disk_qcow2_config *confi
 static int open_image(struct qcow2 *img, const struct disk_qcow2_config *config, struct error *err)
 {
 	const struct disk_raw_config raw = { .path = config->path, .readonly = config->readonly,
-		.direct = config->direct, .image = true };
+		.direct = config->direct, .plain = config->plain, .image = true };
 	struct disk_chain here;
 	struct error missing;
 	int r = check_chain(config->above, config->path, &here, err);
