@@ -37,7 +37,7 @@ CFLAGS  += -std=gnu17 $(OPT) -g $(WARN) $(HARDEN) -fno-strict-aliasing -ffunctio
 	   -fdata-sections -fno-asynchronous-unwind-tables -pthread -MMD -MP
 LDFLAGS += -pie -Wl,-z,relro,-z,now -Wl,--gc-sections -Wl,--as-needed -pthread
 # Small libraries are linked in; libc is the shared one of the start path. Decompressors are loaded on demand
-# (firmware/decompress.c).
+# (vmm/library.c).
 LDLIBS  := -l:libjansson.a -l:liburing.a -l:libfdt.so.1 -l:libseccomp.a
 
 rooms   := vmm devices devices/virtio devices/pci devices/platform devices/host firmware arch arch/$(ARCH)

@@ -302,6 +302,34 @@ Test(blk, config_space_describes_the_disk)
 	teardown(&f);
 }
 
+Test(blk, an_overlay_takes_the_writes_and_has_one_queue)
+{
+	uint8_t base[4096] = { 0 };
+	struct fixture f;
+	struct error err;
+	char text[128];
+	int fd;
+
+	setup_with(&f, ",ephemeral=on", BASIC | B(BLK_F_DISCARD) | B(BLK_F_WRITE_ZEROES));
+	fill_in(&f, 0x5a, 4096);
+	cr_assert_eq(request(&f, BLK_T_OUT, 8, 4096, 0), BLK_S_OK);
+	cr_assert_eq(request(&f, BLK_T_FLUSH, 0, 0, 0), BLK_S_OK);
+	cr_assert_eq(request(&f, BLK_T_IN, 8, 0, 4096), BLK_S_OK);
+	for (int i = 0; i < 4096; i++)
+		cr_assert_eq(((uint8_t *)harness_at(f.h, OUT))[i], 0x5a);
+	fd = open(f.path, O_RDONLY);
+	cr_assert_eq(pread(fd, base, sizeof(base), 4096), (ssize_t)sizeof(base));
+	close(fd);
+	cr_assert_eq(base[0], 0, "the base is only read");
+	snprintf(text, sizeof(text), "path=%s,ephemeral=on,num_queues=2", f.path);
+	cr_assert_null(rig_new(&virtio_blk_type, text, &err));
+	cr_assert(strstr(err.text, "a qcow2 disk has one queue"), "%s", err.text);
+	snprintf(text, sizeof(text), "path=%s,format=vmdk", f.path);
+	cr_assert_null(rig_new(&virtio_blk_type, text, &err));
+	cr_assert(strstr(err.text, "vmdk"), "%s", err.text);
+	teardown(&f);
+}
+
 Test(blk, bad_options_are_refused_with_a_sentence)
 {
 	struct error err;
