@@ -4,6 +4,7 @@
  *
  *   qcow2_header.c      the header and its extensions, checked
  *   qcow2_open.c        from a header to an image: tables, limits, what is refused
+ *   qcow2_repair.c      reference counts made anew
  *   qcow2_cache.c       blocking reads and writes of metadata; a bounded cache of table slices
  *   qcow2_refcount.c    reference counts of all widths
  *   qcow2_alloc.c       host clusters taken and given back
@@ -186,6 +187,9 @@ int qcow2_header_parse(struct qcow2_header *ret, const uint8_t *buf, size_t len,
 int qcow2_open_tables(struct qcow2 *img, struct error *err);
 void qcow2_free_tables(struct qcow2 *img);
 
+/* qcow2_repair.c; main, tables taken in. Count again what an unclean end left uncounted. */
+int qcow2_repair(struct qcow2 *img, struct error *err);
+
 /* qcow2_cache.c. Blocks; 0 or -errno. Offset and length are multiples of a sector. */
 int qcow2_io(struct qcow2 *img, enum disk_op op, uint64_t offset, void *buf, uint64_t len);
 int qcow2_meta_create(struct qcow2 *img, struct disk_queue **ret, struct error *err);
@@ -207,10 +211,14 @@ static inline uint64_t qcow2_table_get(const struct qcow2_table *t, uint64_t i)
 uint64_t qcow2_refcount_read(const uint8_t *block, uint64_t i, unsigned order);
 void qcow2_refcount_write(uint8_t *block, uint64_t i, unsigned order, uint64_t v);
 int qcow2_refcount_get(struct qcow2 *img, uint64_t cluster, uint64_t *ret);
+/* There must be a block. */
+int qcow2_refcount_set(struct qcow2 *img, uint64_t cluster, uint64_t v);
 /* By +1 or -1; there must be a block. -ERANGE: it does not fit, the image is damaged. */
 int qcow2_refcount_add(struct qcow2 *img, uint64_t cluster, int delta);
 /* Have a block for the cluster at the frontier; moves the frontier when one had to be made. */
 int qcow2_refcount_cover_frontier(struct qcow2 *img);
+/* Have a block for a cluster below the frontier; a new one is made at the frontier. */
+int qcow2_refcount_cover(struct qcow2 *img, uint64_t cluster);
 
 /* qcow2_alloc.c */
 bool qcow2_is_meta(const struct qcow2 *img, uint64_t cluster);

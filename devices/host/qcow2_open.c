@@ -7,8 +7,8 @@
  * its tables are, so that no write of the guest and no new cluster ever lands on one: header, L1
  * and refcount table, the snapshots and their L1 tables, as sorted runs; refcount blocks and L2
  * tables, which come and go, as a set. Tables that overlap or lie outside of the file are a reason
- * not to write the image. After a crash with lazy refcounts (the dirty bit) the counts are wrong,
- * and rebuilding them is qemu-img's business.
+ * not to write the image. What a crash with lazy refcounts leaves behind is repaired
+ * (qcow2_repair.c).
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -216,9 +216,6 @@ int qcow2_open_tables(struct qcow2 *img, struct error *err)
 
 	if (r)
 		return r;
-	if (img->h.incompatible & QCOW2_DIRTY && !img->info.readonly)
-		return error_set(err, EINVAL,
-			"the qcow2 image was not closed and its reference counts are not up to date; repair it with qemu-img check -r all");
 	img->file->ops->info(img->file, &file);
 	img->cluster_size = UINT64_C(1) << img->h.cluster_bits;
 	img->per_block = img->cluster_size * 8 >> img->h.refcount_order;
@@ -231,8 +228,11 @@ int qcow2_open_tables(struct qcow2 *img, struct error *err)
 	r = read_table(img, &img->l1, img->h.l1, img->h.l1_size, 0, err);
 	if (r == 0 && !img->info.readonly)
 		r = prepare_writing(img, err);
+	/* Before the repair, which frees what only such features know of. */
 	if (r == 0 && !img->info.readonly)
 		r = clear_autoclear(img, err);
+	if (r == 0 && !img->info.readonly && img->h.incompatible & QCOW2_DIRTY)
+		r = qcow2_repair(img, err);
 	return r;
 }
 

@@ -95,23 +95,32 @@ int qcow2_refcount_get(struct qcow2 *img, uint64_t cluster, uint64_t *ret)
 	return 0;
 }
 
-int qcow2_refcount_add(struct qcow2 *img, uint64_t cluster, int delta)
+int qcow2_refcount_set(struct qcow2 *img, uint64_t cluster, uint64_t v)
 {
-	uint64_t block = block_of(img, cluster), i, v;
+	uint64_t block = block_of(img, cluster), i;
 	uint8_t *slice;
 	int r = 0;
 
-	if (!block)
+	if (!block || v > refcount_max(img->h.refcount_order))
 		return -ERANGE;
 	slice = slice_of(img, block, cluster, &i, &r);
 	if (!slice)
 		return r;
-	v = qcow2_refcount_read(slice, i, img->h.refcount_order);
-	if (delta > 0 ? v == refcount_max(img->h.refcount_order) : v == 0)
-		return -ERANGE;
-	qcow2_refcount_write(slice, i, img->h.refcount_order, delta > 0 ? v + 1 : v - 1);
+	qcow2_refcount_write(slice, i, img->h.refcount_order, v);
 	qcow2_cache_touch(&img->refcount_cache, slice);
 	return 0;
+}
+
+int qcow2_refcount_add(struct qcow2 *img, uint64_t cluster, int delta)
+{
+	uint64_t v;
+	int r = qcow2_refcount_get(img, cluster, &v);
+
+	if (r)
+		return r;
+	if (delta > 0 ? v == refcount_max(img->h.refcount_order) : v == 0)
+		return -ERANGE;
+	return qcow2_refcount_set(img, cluster, delta > 0 ? v + 1 : v - 1);
 }
 
 /* Write block `b` of the table at `cluster`, with a count of 1 for those in [first, end). */
@@ -218,6 +227,32 @@ static int grow_table(struct qcow2 *img)
 	img->reftable.lo = img->reftable.hi = 0;
 	img->frontier = end;
 	qcow2_free_later(img, old, old_n);
+	return 0;
+}
+
+int qcow2_refcount_cover(struct qcow2 *img, uint64_t cluster)
+{
+	uint64_t c;
+	int r;
+
+	if (block_of(img, cluster))
+		return 0;
+	/* The table reaches as far as the frontier's block, thus as far as this one. */
+	r = qcow2_refcount_cover_frontier(img);
+	if (r || block_of(img, cluster))
+		return r;
+	c = img->frontier;
+	r = fits(img, c + 1);
+	if (r == 0)
+		r = write_block(img, 0, c, 0, 0);
+	if (r == 0)
+		r = qcow2_refcount_set(img, c, 1);
+	if (r == 0)
+		r = qcow2_set_add(&img->tables, c);
+	if (r)
+		return r;
+	img->frontier++;
+	qcow2_table_set(&img->reftable, cluster / img->per_block, c * img->cluster_size);
 	return 0;
 }
 
