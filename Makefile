@@ -126,6 +126,10 @@ fuzz: fuzz-build
 fuzz-replay: fuzz-build
 	@tests/fuzz/run $(BUILD)/clang/fuzz 0 $(FUZZ)
 
+# Models of the protocols between threads, searched whole, and their mutants (package spin). SPIN=long: minutes.
+spin:
+	@tests/spin/run $(SPIN)
+
 lint:
 	@python3 tests/lint
 
@@ -134,6 +138,6 @@ check:
 
 -include $(wildcard tests/rig/rig.mk tests/guest/guest.mk tests/bench/bench.mk)
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
-.PHONY: all install clean unit unit-build unit-asan fuzz fuzz-build fuzz-programs fuzz-replay lint check
+.PHONY: all install clean unit unit-build unit-asan fuzz fuzz-build fuzz-programs fuzz-replay spin lint check
 .PRECIOUS: $(BUILD)/tests/unit/%.o $(BUILD)/tests/fuzz/%.o $(BUILD)/%.o
 .SECONDARY:

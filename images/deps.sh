@@ -7,8 +7,8 @@ packages="build-essential pkg-config libseccomp-dev liburing-dev libjansson-dev 
 	liblz4-dev liblzma-dev"
 # `--net user` at run time.
 packages="$packages passt"
-# Tests: unit tests, fuzzers, the compilers that judge our tables (ASL, device tree), system call counts.
-packages="$packages libcriterion-dev clang libclang-rt-14-dev acpica-tools device-tree-compiler strace python3 git
+# Tests: unit tests, fuzzers, the compilers that judge our tables (ASL, device tree), system call counts, protocol models.
+packages="$packages libcriterion-dev clang libclang-rt-14-dev acpica-tools device-tree-compiler strace spin python3 git
 	ethtool tcpdump"
 # Images: Debian's kernels and a Debian disk, made without root.
 packages="$packages mmdebstrap uidmap busybox-static cpio kmod e2fsprogs xz-utils zstd lz4 iproute2 procps"

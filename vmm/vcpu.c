@@ -72,15 +72,15 @@ void vcpu_destroy(struct vcpu *v)
 	*v = (struct vcpu){ 0 };
 }
 
-static void stand(struct vcpu *v, enum vcpu_still how)
+static void stand(struct vcpu *v)
 {
 	/* Release: all the handler did so far is seen by main once it sees the thread still. */
-	atomic_store_explicit(&v->still, how, memory_order_release);
+	atomic_store_explicit(&v->still, VCPU_STANDS, memory_order_release);
 	futex_wake(&v->still);
 }
 
 /* What main wants, once it is not (any more) to stand still; the thread moves when it returns. */
-static uint32_t wait_until_let_go(struct vcpu *v, enum vcpu_still how)
+static uint32_t wait_until_let_go(struct vcpu *v)
 {
 	uint32_t want, asked;
 
@@ -91,8 +91,8 @@ static uint32_t wait_until_let_go(struct vcpu *v, enum vcpu_still how)
 		 */
 		while (asked = atomic_load(&v->asked),
 			(want = atomic_load_explicit(&v->want, memory_order_acquire)) == VCPU_PARK) {
-			if (atomic_load_explicit(&v->still, memory_order_relaxed) != how)
-				stand(v, how);
+			if (atomic_load_explicit(&v->still, memory_order_relaxed) != VCPU_STANDS)
+				stand(v);
 			futex_wait(&v->asked, asked);
 		}
 		/*
@@ -108,12 +108,16 @@ static uint32_t wait_until_let_go(struct vcpu *v, enum vcpu_still how)
 
 void vcpu_wait_begin(struct vcpu *v)
 {
-	stand(v, VCPU_WAITS);
+	/* Before it stands: who sees it still sees this too. */
+	atomic_store_explicit(&v->midway, true, memory_order_relaxed);
+	stand(v);
 }
 
 void vcpu_wait_end(struct vcpu *v)
 {
-	wait_until_let_go(v, VCPU_WAITS);
+	wait_until_let_go(v);
+	/* Main reads it of a vCPU that it holds, and now nobody holds us. */
+	atomic_store_explicit(&v->midway, false, memory_order_relaxed);
 }
 
 void vcpu_new_life(struct vcpu *v)
@@ -188,7 +192,7 @@ static uint32_t obey(struct vcpu *v)
 {
 	/* Before `want` is looked at: main sets it again after it wrote a new `want`. */
 	set_immediate_exit(v, 0);
-	return wait_until_let_go(v, VCPU_STANDS);
+	return wait_until_let_go(v);
 }
 
 /* True: kicked. False: this vCPU has nothing more to run until it is reset or stopped. */
@@ -213,7 +217,7 @@ static void rest(struct vcpu *v)
 	/* Before it stands: main resets only vCPUs that stand. */
 	uint32_t life = atomic_load(&v->life), asked;
 
-	stand(v, VCPU_STANDS);
+	stand(v);
 	/*
 	 * A hold that comes and goes is none of its business. The futex is the count: `want` may be
 	 * as before when we look again, and a reset lies between.
@@ -238,7 +242,7 @@ static void *vcpu_main(void *arg)
 	while (obey(v) != VCPU_STOP)
 		if (!run(v))
 			rest(v);
-	stand(v, VCPU_STANDS);
+	stand(v);
 	v->events->post(v->events->ctx, VM_EVENT_VCPU_GONE, NULL);
 	return NULL;
 }

@@ -8,8 +8,9 @@
  *
  * `still` says that the thread is not inside a register handler and will not go on in one before it
  * is let go: it is parked, resting, not yet started, gone, or waiting for main in the middle of an
- * exit. Only in the last case are its registers not to be touched: KVM finishes the instruction at
- * the next KVM_RUN.
+ * exit. Only in the last case (`midway`) are its registers not to be touched: KVM finishes the
+ * instruction at the next KVM_RUN. A thread that is held may say for a moment that it moves, while
+ * it looks whether it is: so main waits for `still` once, and afterwards asks `midway` alone.
  *
  * A vCPU whose guest has crashed or turned the machine off rests: it runs again only in a new life,
  * which a reset begins.
@@ -25,7 +26,7 @@
 #include "vmm/sandbox.h"
 
 enum vcpu_want { VCPU_RUN, VCPU_PARK, VCPU_STOP };
-enum vcpu_still { VCPU_MOVES, VCPU_STANDS, VCPU_WAITS /* inside an exit */ };
+enum vcpu_still { VCPU_MOVES, VCPU_STANDS };
 
 struct kvm_run;
 
@@ -42,6 +43,7 @@ struct vcpu {
 	_Atomic uint32_t want;        /* enum vcpu_want; written by main */
 	_Atomic uint32_t asked;       /* counts vcpu_ask(); a futex */
 	_Atomic uint32_t still;       /* enum vcpu_still; written by the vCPU, a futex */
+	_Atomic bool midway;          /* inside an exit, waiting for main; written by the vCPU before it stands */
 	_Atomic uint32_t life;        /* counts resets; written by main while the vCPU stands */
 	_Atomic uint64_t exits;       /* to user space, for statistics */
 	/* main */

@@ -83,7 +83,7 @@ struct vm {
 	struct vm_inbox inbox;
 	struct vm_events events;
 	bool reboot;                /* --on-reset=reboot */
-	struct { int64_t window_start; unsigned count; } resets;
+	struct { int64_t window_start; unsigned count; bool posted; /* reboot() is on its way in the loop */ } resets;
 	struct sandbox_role vcpu_role, main_role;
 	struct sandbox_filter *vcpu_filter, *main_filter;
 	struct aside aside;         /* until vm_create() returns */

@@ -43,13 +43,21 @@ const struct syscall_row vm_main_syscalls[] = {
 	SYSCALL_END,
 };
 
+static void ask_all(struct vm *vm, enum vcpu_want want)
+{
+	for (unsigned i = 0; i < vm->nvcpus; i++)
+		vcpu_ask(&vm->vcpus[i], want);
+}
+
 void vm_hold(struct vm *vm)
 {
 	if (vm->holds++)
 		return;
-	/* What was asked to stop will be still by itself, and must not be asked for less. */
-	for (unsigned i = 0; i < vm->nvcpus && vm->state != VM_STOPPING && vm->state != VM_DEAD; i++)
-		vcpu_ask(&vm->vcpus[i], VCPU_PARK);
+	/*
+	 * Also those that were asked to stop: one that waited for main inside an exit goes on in
+	 * its handler before it stops.
+	 */
+	ask_all(vm, VCPU_PARK);
 	for (unsigned i = 0; i < vm->nvcpus; i++)
 		vcpu_wait_still(&vm->vcpus[i]);
 }
@@ -58,18 +66,18 @@ void vm_release(struct vm *vm)
 {
 	if (vm->holds && --vm->holds)
 		return;
-	/* A machine that is paused or stopping keeps its vCPUs. */
-	if (vm->state != VM_RUNNING)
-		return;
-	for (unsigned i = 0; i < vm->nvcpus; i++)
-		vcpu_ask(&vm->vcpus[i], VCPU_RUN);
+	/* A machine that is paused keeps its vCPUs. */
+	if (vm->state == VM_RUNNING)
+		ask_all(vm, VCPU_RUN);
+	else if (vm->state == VM_STOPPING)
+		ask_all(vm, VCPU_STOP);
 }
 
 /* Does a held vCPU stand inside an exit? Its registers are not to be read or written then. */
 static bool any_midway(const struct vm *vm)
 {
 	for (unsigned i = 0; i < vm->nvcpus; i++)
-		if (atomic_load(&vm->vcpus[i].still) == VCPU_WAITS)
+		if (atomic_load(&vm->vcpus[i].midway))
 			return true;
 	return false;
 }
@@ -159,8 +167,7 @@ void vm_stop(struct vm *vm, int status)
 	 * Main's loop goes on until the last vCPU is gone: one may be waiting for main in
 	 * vm_stop_world().
 	 */
-	for (unsigned i = 0; i < vm->nvcpus; i++)
-		vcpu_ask(&vm->vcpus[i], VCPU_STOP);
+	ask_all(vm, VCPU_STOP);
 }
 
 static void vcpu_gone(struct vm *vm)
@@ -207,12 +214,14 @@ static void reboot(void *ctx)
 	struct vm *vm = ctx;
 	struct error err;
 
+	vm->resets.posted = false;
 	if (vm->state != VM_RUNNING)
 		return;
 	vm_hold(vm);
 	if (any_midway(vm)) {
 		/* Its own message is in the loop, or comes soon: after that. */
 		vm_release(vm);
+		vm->resets.posted = true;
 		if (loop_post(vm->loop, reboot, vm) < 0)
 			vm_stop(vm, 1);
 		return;
@@ -233,6 +242,9 @@ static void reset(struct vm *vm, int exit_status)
 		vm_stop(vm, exit_status);
 		return;
 	}
+	/* The life that ends may wish again while its reset waits. */
+	if (vm->resets.posted)
+		return;
 	if (resets_too_often(vm)) {
 		log_error("the guest was reset more than %d times in %d seconds; giving up", RESETS_MAX,
 			RESETS_WINDOW_S);
