@@ -126,6 +126,12 @@ fuzz: fuzz-build
 fuzz-replay: fuzz-build
 	@tests/fuzz/run $(BUILD)/clang/fuzz 0 $(FUZZ)
 
+# So many machines one after the other in one process: descriptors, threads and memory must stay as they were.
+CYCLES ?= 2000
+soak:
+	@$(MAKE) --no-print-directory unit-build T=test_vm
+	@MICROVM_CYCLES=$(CYCLES) $(BUILD)/unit/test_vm --filter 'vm/one_machine*'
+
 # Models of the protocols between threads, searched whole, and their mutants (package spin). SPIN=long: minutes.
 spin:
 	@tests/spin/run $(SPIN)
@@ -138,6 +144,6 @@ check:
 
 -include $(wildcard tests/rig/rig.mk tests/guest/guest.mk tests/bench/bench.mk)
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
-.PHONY: all install clean unit unit-build unit-asan fuzz fuzz-build fuzz-programs fuzz-replay spin lint check
+.PHONY: all install clean unit unit-build unit-asan fuzz fuzz-build fuzz-programs fuzz-replay soak spin lint check
 .PRECIOUS: $(BUILD)/tests/unit/%.o $(BUILD)/tests/fuzz/%.o $(BUILD)/%.o
 .SECONDARY:
