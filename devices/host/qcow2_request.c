@@ -353,17 +353,12 @@ int qcow2_queue_start(struct disk_queue *q, struct disk_request *rq)
 {
 	const struct qcow2 *img = q->img;
 	struct qcow2_slot *s = q->free;
+	int r = disk_check(&img->info, rq);
 
+	if (r)
+		return r;
 	if (!s)
 		return -EBUSY;
-	if (img->info.readonly && rq->op != DISK_READ && rq->op != DISK_FLUSH)
-		return -EROFS;
-	if (rq->op != DISK_FLUSH) {
-		if (!rq->len || (rq->offset | rq->len) % QCOW2_SECTOR)
-			return -EINVAL;
-		if (!range_inside(rq->offset, rq->len, 0, img->info.size))
-			return -ERANGE;
-	}
 	q->free = s->next;
 	*s = (struct qcow2_slot){ .rq = rq, .at = rq->offset, .left = rq->len, .prev = q->newest,
 		.data = { .iov = rq->iov, .n = rq->iovcnt } };
