@@ -41,6 +41,15 @@ int kvm_check(const struct kvm *kvm, int cap)
 	return MAX(r, 0);
 }
 
+static const struct arch_cap *missing_cap(const struct kvm *kvm)
+{
+	const struct arch_cap *c = arch_caps;
+
+	while (c[1].name && kvm_check(kvm, c->cap) > 0)
+		c++;
+	return c;
+}
+
 int kvm_open(struct kvm *kvm, struct error *err)
 {
 	int r;
@@ -55,9 +64,13 @@ int kvm_open(struct kvm *kvm, struct error *err)
 		return error_set(err, ENOTSUP, "/dev/kvm speaks version %d of its interface, %d is needed; update the kernel",
 			r, KVM_API_VERSION);
 	}
-	for (const struct arch_cap *c = arch_caps; c->name; c++) {
-		if (kvm_check(kvm, c->cap) > 0)
-			continue;
+	/*
+	 * A host has the first only with the hardware for it; the second is younger than all others
+	 * (Linux 4.13).
+	 */
+	if (kvm_check(kvm, KVM_CAP_IRQCHIP) <= 0 || kvm_check(kvm, KVM_CAP_IMMEDIATE_EXIT) <= 0) {
+		const struct arch_cap *c = missing_cap(kvm);
+
 		kvm_close(kvm);
 		return error_set(err, ENOTSUP, "KVM lacks %s, needed for %s; update the host's kernel", c->name,
 			c->why);

@@ -16,7 +16,13 @@
 #include "vmm/options_table.h"
 #include "vmm/vm.h"
 
-enum { CONFIG_FILE_MAX = 4 * MIB, NAME_IN_SENTENCE_MAX = 200, FDS_KEPT_MAX = 64, FDS_LIMIT = 4096 };
+enum {
+	HEAP_STEP = 256 * KIB,
+	CONFIG_FILE_MAX = 4 * MIB,
+	NAME_IN_SENTENCE_MAX = 200,
+	FDS_KEPT_MAX = 64,
+	FDS_LIMIT = 4096,
+};
 
 /*
  * A descriptor below 3 that is closed would be given to a file of ours, which a log line or the
@@ -194,6 +200,8 @@ int main(int argc, char **argv)
 	 * own.
 	 */
 	mallopt(M_ARENA_MAX, 1);
+	/* In few steps. */
+	mallopt(M_TOP_PAD, HEAP_STEP);
 	r = options_table_collect(groups, ARRAY_SIZE(groups), device_types);
 	if (r == 0)
 		r = options_create(&o, groups);

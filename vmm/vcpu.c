@@ -273,8 +273,10 @@ void vcpu_ask(struct vcpu *v, enum vcpu_want want)
 	atomic_store_explicit(&v->want, want, memory_order_release);
 	atomic_fetch_add(&v->asked, 1);
 	atomic_thread_fence(memory_order_seq_cst); /* pairs with that in wait_until_let_go() */
+	if (!v->started)
+		return;
 	futex_wake(&v->asked);
-	if (want == VCPU_RUN || !v->started)
+	if (want == VCPU_RUN)
 		return;
 	set_immediate_exit(v, 1);
 	pthread_kill(v->thread, VCPU_SIGNAL);

@@ -44,7 +44,6 @@ enum {
 	LAPIC_LVT_ERROR = 0x370,
 	LVT_MASKED = 1 << 16,
 	LVT_EXTINT = 7 << 8,
-	LVT_NMI = 4 << 8,
 	SPIV_RESET = 0xff,
 };
 
@@ -122,9 +121,9 @@ static int reset_lapic(int vcpu_fd, uint32_t id, bool boot)
 	lapic_put(&l, LAPIC_LVT_THERMAL, LVT_MASKED);
 	lapic_put(&l, LAPIC_LVT_PC, LVT_MASKED);
 	lapic_put(&l, LAPIC_LVT_ERROR, LVT_MASKED);
-	/* Firmware leaves the boot processor's LINT0 as the PIC's input and LINT1 as NMI. */
+	/* As KVM makes it: the boot processor's LINT0 is the PIC's input. LINT1 has no wire. */
 	lapic_put(&l, LAPIC_LVT0, boot ? LVT_EXTINT : LVT_MASKED);
-	lapic_put(&l, LAPIC_LVT1, boot ? LVT_NMI : LVT_MASKED);
+	lapic_put(&l, LAPIC_LVT1, LVT_MASKED);
 	return kvm_ioctl(vcpu_fd, KVM_SET_LAPIC, &l);
 }
 
@@ -231,7 +230,7 @@ int arch_vcpu_reset(int vcpu_fd, unsigned index, const struct arch_cpu_model *mo
 		r = kvm_ioctl(vcpu_fd, KVM_SET_REGS, &regs);
 	if (r == 0)
 		r = x86_set_msrs(vcpu_fd, model->msrs, NULL);
-	if (r == 0)
+	if (r == 0 && !boot->first)
 		r = reset_lapic(vcpu_fd, arch_cpu_id(model, index), index == 0);
 	if (r == 0 && !boot->first)
 		r = reset_units(vcpu_fd, index);

@@ -138,51 +138,61 @@ static int set_numbers(int sock, struct ifreq *ifr, const struct link_tap_config
 	return r;
 }
 
-/* Addresses, then up; the MTU that results goes to *mtu. */
-static int configure(struct ifreq *ifr, const struct link_tap_config *config, uint32_t *mtu,
+/* Addresses, then up; what results goes to *mtu and *up. */
+static int configure(int sock, struct ifreq *ifr, const struct link_tap_config *config, uint32_t *mtu, bool *up,
 	struct error *err)
 {
-	int sock = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), r;
+	int r = set_numbers(sock, ifr, config, err);
 
-	if (sock < 0)
-		return error_set(err, errno, "no socket to set it up: %s", strerror(errno));
-	r = set_numbers(sock, ifr, config, err);
-	if (!r && !ioctl(sock, SIOCGIFFLAGS, ifr) && !(ifr->ifr_flags & IFF_UP)) {
+	if (!r && !ioctl(sock, SIOCGIFFLAGS, ifr)) {
+		*up = ifr->ifr_flags & IFF_UP;
 		ifr->ifr_flags |= IFF_UP;
 		/* Without the right to it frames are dropped until somebody who may sets it up. */
-		if (ioctl(sock, SIOCSIFFLAGS, ifr))
+		if (!*up && ioctl(sock, SIOCSIFFLAGS, ifr))
 			log_warn("tap %s is down; set it up with: ip link set %s up", ifr->ifr_name,
 				ifr->ifr_name);
+		else
+			*up = true;
 	}
 	if (!r && !ioctl(sock, SIOCGIFMTU, ifr))
 		*mtu = (uint32_t)ifr->ifr_mtu;
-	close(sock);
 	return r;
 }
 
+/* The first link follows the interface. Without that its link stays up, whatever becomes of it. */
+static void watch(int sock, struct link *l, const char *name)
+{
+	struct tap *t = container_of(l, struct tap, link);
+	struct ifreq ifr = { 0 };
+	int r;
+
+	memcpy(ifr.ifr_name, name, IFNAMSIZ);
+	r = sock < 0 || ioctl(sock, SIOCGIFINDEX, &ifr) ? -errno :
+		link_watch_open(&t->watch, (unsigned)ifr.ifr_ifindex);
+	if (r)
+		log_info("tap %s cannot be watched (%s): the guest's link stays up when it goes down",
+			name, strerror(-r));
+}
+
 /*
- * The first link follows the interface, unless that is in another network namespace than we are:
- * then there may be one of that name here, which is not ours.
+ * A tap that was handed over may be in another network namespace than we are: then there may be an
+ * interface of that name here, which is not ours.
  */
-static void watch(struct link *l, const char *name)
+static void watch_adopted(struct link *l, const char *name)
 {
 	struct tap *t = container_of(l, struct tap, link);
 	struct ifreq here = { 0 }, there = { 0 };
-	int sock = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), r = -errno;
+	int sock = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 
 	memcpy(here.ifr_name, name, IFNAMSIZ);
 	if (sock >= 0 && !ioctl(sock, SIOCGIFHWADDR, &here) && !ioctl(t->fd, SIOCGIFHWADDR, &there) &&
 		!memcmp(here.ifr_hwaddr.sa_data, there.ifr_hwaddr.sa_data, 6)) {
 		if (!ioctl(sock, SIOCGIFFLAGS, &here))
 			l->up = here.ifr_flags & IFF_UP;
-		r = ioctl(sock, SIOCGIFINDEX, &here) ? -errno :
-			link_watch_open(&t->watch, (unsigned)here.ifr_ifindex);
+		watch(sock, l, name);
 	} else {
-		r = -ENODEV;
+		log_info("tap %s is in another network namespace: the guest's link stays up when it goes down", name);
 	}
-	if (r)
-		log_info("tap %s cannot be watched (%s): the guest's link stays up when it goes down",
-			name, strerror(-r));
 	if (sock >= 0)
 		close(sock);
 }
@@ -193,13 +203,17 @@ int link_tap_open(struct link **ret, unsigned n, const struct link_tap_config *c
 	struct ifreq ifr = { 0 };
 	uint32_t mtu = 0;
 	unsigned made = 0;
-	int r = 0;
+	bool up = true;
+	int r = 0, sock;
 
 	if (config->name && strlen(config->name) >= sizeof(ifr.ifr_name))
 		return error_set(err, ENAMETOOLONG, "longer than %zu characters; shorten it",
 			sizeof(ifr.ifr_name) - 1);
 	if (config->name)
 		memcpy(ifr.ifr_name, config->name, strlen(config->name));
+	sock = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (sock < 0)
+		return error_set(err, errno, "no socket to set it up: %s", strerror(errno));
 	for (; made < n; made++) {
 		r = open_queue(&ifr, n > 1, err);
 		if (r >= 0)
@@ -208,15 +222,18 @@ int link_tap_open(struct link **ret, unsigned n, const struct link_tap_config *c
 			break;
 	}
 	if (!r)
-		r = configure(&ifr, config, &mtu, err);
+		r = configure(sock, &ifr, config, &mtu, &up, err);
 	while (r < 0 && made) {
 		link_tap_ops.close(ret[--made]);
 		ret[made] = NULL;
 	}
 	if (!r)
-		watch(ret[0], ifr.ifr_name);
+		watch(sock, ret[0], ifr.ifr_name);
 	for (unsigned i = 0; i < made; i++)
 		ret[i]->mtu = mtu;
+	if (!r)
+		ret[0]->up = up;
+	close(sock);
 	return r;
 }
 
@@ -262,7 +279,7 @@ int link_tap_adopt(struct link **ret, const int *fds, unsigned n, struct error *
 			break;
 	}
 	if (!r) {
-		watch(ret[0], name);
+		watch_adopted(ret[0], name);
 		return 0;
 	}
 	/* fds[made] is closed, or was none. */

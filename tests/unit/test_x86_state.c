@@ -511,6 +511,7 @@ struct units {
 	struct kvm_vcpu_events events;
 	struct kvm_debugregs debug;
 	struct kvm_mp_state mp;
+	struct kvm_lapic_state lapic;
 };
 
 static void get_units(struct units *u, int vcpu)
@@ -521,6 +522,7 @@ static void get_units(struct units *u, int vcpu)
 	cr_assert_eq(kvm_ioctl(vcpu, KVM_GET_VCPU_EVENTS, &u->events), 0);
 	cr_assert_eq(kvm_ioctl(vcpu, KVM_GET_DEBUGREGS, &u->debug), 0);
 	cr_assert_eq(kvm_ioctl(vcpu, KVM_GET_MP_STATE, &u->mp), 0);
+	cr_assert_eq(kvm_ioctl(vcpu, KVM_GET_LAPIC, &u->lapic), 0);
 }
 
 Test(x86_state, the_first_life_begins_as_every_other)
@@ -539,6 +541,10 @@ Test(x86_state, the_first_life_begins_as_every_other)
 		m.boot.first = false;
 		cr_assert_eq(arch_vcpu_reset(m.vcpu[i], i, m.model, &m.boot, &m.err), 0);
 		get_units(&later, m.vcpu[i]);
+		for (unsigned reg = 0; reg < sizeof(first.lapic); reg += 16)
+			cr_assert_eq(get_le32(first.lapic.regs + reg), get_le32(later.lapic.regs + reg),
+				"vCPU %u, APIC register %#x: %#x and %#x", i, reg, get_le32(first.lapic.regs + reg),
+				get_le32(later.lapic.regs + reg));
 		cr_assert_arr_eq(&first, &later, sizeof(first), "vCPU %u", i);
 	}
 	finish(&m);
