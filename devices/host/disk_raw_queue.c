@@ -54,7 +54,8 @@ struct disk_queue {
 	bool retry_posted;           /* owner */
 };
 
-static const uint8_t zeroes[RAW_ZERO_BYTES] __attribute__((aligned(PAGE_4K)));
+/* Among what the program has zeroed, not in its file. */
+static const uint8_t zeroes[RAW_ZERO_BYTES] __attribute__((aligned(PAGE_4K), section(".bss.zeroes")));
 
 static void op_to_sqe(struct io_uring_sqe *sqe, const struct raw_op *op)
 {
