@@ -47,14 +47,14 @@ static void set_up(const char *name, bool up)
 }
 
 /* Frames of our own kind only: the kernel sends neighbour discovery as it likes. */
-enum { OUR_TYPE = 0x88b5 };
+enum { OUR_TYPE = 0x88b5, PATIENCE_TURNS = 60000 };
 
 static bool saw_frame(int wire, uint8_t v)
 {
 	uint8_t frame[2048];
 	ssize_t n;
 
-	for (int i = 0; i < 200; i++) {
+	for (int i = 0; i < PATIENCE_TURNS; i++) {
 		n = recv(wire, frame, sizeof(frame), 0);
 		if (n >= 60 && frame[12] == OUR_TYPE >> 8 && frame[13] == (OUR_TYPE & 0xff) &&
 			frame[59] == v)
@@ -102,6 +102,7 @@ Test(net_tap, frames_pass_in_both_directions_with_their_headers)
 	struct fixture f;
 	uint8_t frame[60] = "\xff\xff\xff\xff\xff\xff\x02\x09\x09\x09\x09\x09\x88\xb5";
 	uint32_t used = 0;
+	bool came = false;
 	int wire;
 
 	if (!own_network())
@@ -120,13 +121,13 @@ Test(net_tap, frames_pass_in_both_directions_with_their_headers)
 	kick(&f, RX);
 	memset(frame + 14, 0x24, 46);
 	cr_assert_eq(send(wire, frame, sizeof(frame), 0), 60);
-	for (int i = 0; i < 200; i++) {
+	/* The host's own frames (neighbour discovery) come between. */
+	for (int i = 0; i < PATIENCE_TURNS && !came; i++) {
 		rig_run(f.rig, 1);
 		while (used_of(f.rx, &used) == 1)
-			if (used == 72 && harness_at(f.rx, BUF))
-				i = 1000;
+			came |= used == 72;
 	}
-	cr_assert_eq(used, 72);
+	cr_assert(came);
 	close(wire);
 	rig_free(f.rig);
 }
