@@ -1,7 +1,8 @@
 #include <criterion/criterion.h>
 #include <errno.h>
-#include <signal.h>
 #include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "vmm/mem.h"
 
@@ -160,17 +161,40 @@ static uint8_t *ram_of(bool shared)
 	return mem_region(mem, 0)->host;
 }
 
-Test(mem, nobody_writes_behind_ram, .signal = SIGSEGV)
+/* A sanitizer reports the signal in its own way and ends the process by itself. */
+static bool ends_who_touches(volatile uint8_t *at, bool write)
 {
-	((volatile uint8_t *)ram_of(false))[LOW] = 1;
+	pid_t child = fork();
+	int status = 0;
+
+	if (child == 0) {
+		if (write)
+			*at = 1;
+		else
+			(void)*at;
+		_exit(0);
+	}
+	cr_assert_eq(waitpid(child, &status, 0), child);
+	return !WIFEXITED(status) || WEXITSTATUS(status) != 0;
 }
 
-Test(mem, nobody_reads_before_ram, .signal = SIGSEGV)
+Test(mem, nobody_writes_behind_ram)
 {
-	(void)((volatile uint8_t *)ram_of(false))[-1];
+	uint8_t *ram = ram_of(false);
+
+	cr_assert(!ends_who_touches(ram + LOW - 1, true));
+	cr_assert(ends_who_touches(ram + LOW, true));
 }
 
-Test(mem, nobody_writes_behind_shared_ram, .signal = SIGSEGV)
+Test(mem, nobody_reads_before_ram)
 {
-	((volatile uint8_t *)ram_of(true))[LOW] = 1;
+	uint8_t *ram = ram_of(false);
+
+	cr_assert(!ends_who_touches(ram, false));
+	cr_assert(ends_who_touches(ram - 1, false));
+}
+
+Test(mem, nobody_writes_behind_shared_ram)
+{
+	cr_assert(ends_who_touches(ram_of(true) + LOW, true));
 }
