@@ -230,7 +230,8 @@ int arch_vcpu_reset(int vcpu_fd, unsigned index, const struct arch_cpu_model *mo
 		r = kvm_ioctl(vcpu_fd, KVM_SET_REGS, &regs);
 	if (r == 0)
 		r = x86_set_msrs(vcpu_fd, model->msrs, NULL);
-	if (r == 0 && !boot->first)
+	/* In the first life too: it makes KVM enter the vCPU among those that can be addressed. */
+	if (r == 0)
 		r = reset_lapic(vcpu_fd, arch_cpu_id(model, index), index == 0);
 	if (r == 0 && !boot->first)
 		r = reset_units(vcpu_fd, index);

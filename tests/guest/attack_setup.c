@@ -168,8 +168,7 @@ static const struct {
 	uint8_t kind;
 } features[] = {
 	{ "cve_2023_6693_hash_report", 57, TARGET_NET_TX }, { "cve_2024_6505_rss", 60, TARGET_NET_TX },
-	{ "cve_2014_0150_control_queue", 17, TARGET_NET_TX }, { "nt07_many_queues", 22, TARGET_NET_TX },
-	{ "nt07_vlan_filter", 19, TARGET_NET_TX }, { "nt07_announce", 21, TARGET_NET_TX },
+	{ "nt07_many_queues", 22, TARGET_NET_TX }, { "nt07_standby", 62, TARGET_NET_TX },
 	{ "nt04_guest_header_len", 59, TARGET_NET_TX }, { "cve_2026_48914_scsi", 7, TARGET_BLK },
 	{ "vq26_zoned", 17, TARGET_BLK }, { "vq26_lifetime", 15, TARGET_BLK }, { "vq26_multiport", 1, TARGET_CONSOLE_TX },
 	{ "vq26_emergency_write", 2, TARGET_CONSOLE_TX }, { "vq26_platform_access", 33, TARGET_BLK },
