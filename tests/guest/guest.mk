@@ -29,7 +29,7 @@ $(guest_elf): $(guest_objects) tests/guest/link.ld
 
 guest-build: $(guest_elf)
 G ?=
-# The hostile cases run against the sanitizers' build, too.
+# Half of the hostile machines run against the sanitizers' build, too.
 guest: $(BUILD)/microvm $(guest_elf) guest-sanitized
 	@tests/guest/run --program $(BUILD)/microvm --sanitized $(BUILD)/asan/microvm --guest $(guest_elf) $(G)
 guest-sanitized:
