@@ -37,9 +37,10 @@ int arch_boot_read(struct arch_boot_files *f, const struct arch_boot_config *c, 
 	int r;
 
 	*f = (struct arch_boot_files){ .has_initramfs = c->initramfs_fd >= 0 };
-	r = image_read(&f->images[0], "kernel", c->kernel_path, c->kernel_fd, err);
+	r = image_read(&f->images[0], "kernel", c->kernel_path, c->kernel_fd, c->kernel_size, err);
 	if (r == 0 && f->has_initramfs)
-		r = image_read(&f->images[1], "initramfs", c->initramfs_path, c->initramfs_fd, err);
+		r = image_read(&f->images[1], "initramfs", c->initramfs_path, c->initramfs_fd, c->initramfs_size,
+			err);
 	f->kernel = (struct fw_image){ c->kernel_path, f->images[0].data, f->images[0].len };
 	f->initramfs = (struct fw_image){ c->initramfs_path, f->images[1].data, f->images[1].len };
 	return r;

@@ -122,6 +122,7 @@ struct arch_boot_config {
 	const struct arch_cpu_config *cpus;
 	const struct arch_cpu_model *model;
 	int kernel_fd, initramfs_fd;  /* initramfs -1: none */
+	size_t kernel_size, initramfs_size; /* image_size() */
 	const char *kernel_path, *initramfs_path; /* for sentences */
 	const char *cmdline;
 	bool keep_compressed;         /* --kernel's guest decompressor by choice */
@@ -160,5 +161,7 @@ int arch_probe_enter(struct kvm *kvm, int vcpu_fd, struct error *err) NEEDS_CHEC
 
 /* System calls the CPU code makes on vCPU threads beyond KVM_RUN. */
 extern const struct syscall_row arch_vcpu_syscalls[];
+/* Those of main, once the machine runs: KVM's registers and chips at a reset. */
+extern const struct syscall_row arch_main_syscalls[];
 
 #endif

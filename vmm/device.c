@@ -44,6 +44,13 @@ int device_rate(struct rate *ret, const struct device_env *env, const struct rat
 	return rate_configure(ret, &o->own, flag, err);
 }
 
+int device_main_calls(const struct device_env *env, const struct syscall_row *table, struct error *err)
+{
+	int r = env->main_calls && table ? env->main_calls(env, table) : 0;
+
+	return r < 0 ? error_set(err, -r, "%s: main has too many tables of system calls", env->id) : 0;
+}
+
 int device_load_all(struct device *dev, int (*parts)(struct device *dev, struct state_reader *r, struct error *err),
 	struct state_reader *r, struct error *err)
 {

@@ -98,7 +98,12 @@ struct device_env {
 	 */
 	int (*rate_group)(const struct device_env *env, const char *name, struct rate **ret,
 		struct error *err);
-	void *machine;               /* for worker() and rate_group() only */
+	/*
+	 * What main does for this device once the machine runs, at the latest when it destroys it.
+	 * May be NULL.
+	 */
+	int (*main_calls)(const struct device_env *env, const struct syscall_row *table);
+	void *machine;               /* for worker(), rate_group() and main_calls() only */
 };
 
 /*
@@ -108,6 +113,9 @@ struct device_env {
 struct rate_device_options;
 int device_rate(struct rate *ret, const struct device_env *env, const struct rate_device_options *o,
 	const char *flag, struct error *err) NEEDS_CHECK;
+
+/* main_calls() for who has a struct error. */
+int device_main_calls(const struct device_env *env, const struct syscall_row *table, struct error *err) NEEDS_CHECK;
 
 struct device_ops {
 	/*
@@ -150,7 +158,6 @@ struct device_type {
 	const struct option_group *options; /* its flag; NULL: platform only */
 	const char *id_prefix;              /* "_disk": ids count up over all devices of the machine */
 	bool always;                        /* one is made even when the flag is not given (with its defaults) */
-	const struct syscall_row *syscalls; /* of its worker; NULL: none beyond the loop's */
 	const struct state_desc *state;     /* for the tests that walk the table; NULL: stateless */
 	/*
 	 * The i-th fd that these options hand over by number (fd=), or -1 behind the last; NULL:

@@ -25,28 +25,34 @@ static int check_file(const struct stat *st, const char *option, const char *pat
 	return 0;
 }
 
-int image_read(struct image *ret, const char *option, const char *path, int fd, struct error *err)
+int image_size(size_t *ret, const char *option, const char *path, int fd, struct error *err)
 {
 	struct stat st;
-	uint8_t *data;
-	size_t got = 0;
 	int r;
 
 	if (fstat(fd, &st) < 0)
 		return error_set(err, errno, "--%s %s: %s", option, path, strerror(errno));
 	r = check_file(&st, option, path, err);
-	if (r < 0)
-		return r;
-	data = mmap(NULL, (size_t)st.st_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (r == 0)
+		*ret = (size_t)st.st_size;
+	return r;
+}
+
+int image_read(struct image *ret, const char *option, const char *path, int fd, size_t size, struct error *err)
+{
+	uint8_t *data;
+	size_t got = 0;
+
+	data = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (data == MAP_FAILED)
 		return error_set(err, errno, "--%s %s: no memory to read it: %s", option, path, strerror(errno));
-	while (got < (size_t)st.st_size) {
-		ssize_t n = pread(fd, data + got, (size_t)st.st_size - got, (off_t)got);
+	while (got < size) {
+		ssize_t n = pread(fd, data + got, size - got, (off_t)got);
 
 		if (n <= 0) {
 			int e = n < 0 ? errno : EIO;
 
-			munmap(data, (size_t)st.st_size);
+			munmap(data, size);
 			return error_set(err, e, "--%s %s: cannot be read: %s", option, path, strerror(e));
 		}
 		got += (size_t)n;

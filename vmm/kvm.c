@@ -11,6 +11,22 @@
 #include "vmm/arch.h"
 #include "vmm/log.h"
 
+const struct syscall_row kvm_wiring_syscalls[] = {
+	{ SYSCALL(ioctl, "connect an interrupt of a device to the guest", SYSCALL_ARG_EQ(1, KVM_IRQFD)) },
+	SYSCALL_END,
+};
+
+const struct syscall_row kvm_vcpu_syscalls[] = {
+	{ SYSCALL(ioctl, "the message of an interrupt that the guest programs", SYSCALL_ARG_EQ(1, KVM_SET_GSI_ROUTING)) },
+	SYSCALL_END,
+};
+
+const struct syscall_row kvm_main_syscalls[] = {
+	{ SYSCALL(ioctl, "kicks that reach a device's eventfd; they move with its BAR",
+		SYSCALL_ARG_EQ(1, KVM_IOEVENTFD)) },
+	SYSCALL_END,
+};
+
 int kvm_ioctl(int fd, unsigned long request, void *arg)
 {
 	int r;

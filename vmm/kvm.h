@@ -11,6 +11,7 @@
 #include "vmm/error.h"
 #include "vmm/irq.h"
 #include "vmm/mem.h"
+#include "vmm/sandbox.h"
 
 enum { KVM_ROUTES_MAX = 4096 };
 
@@ -45,6 +46,11 @@ extern const struct irq_chip_ops kvm_irq_ops;          /* ctx: struct kvm * */
 int kvm_notify_add(void *kvm, bool pio, const struct bus_notify *notify);
 void kvm_notify_remove(void *kvm, bool pio, const struct bus_notify *notify);
 
+/*
+ * What is asked of KVM once the machine runs: on main and vCPUs, on vCPUs, on main. The CPU's own
+ * is arch_main_syscalls.
+ */
+extern const struct syscall_row kvm_wiring_syscalls[], kvm_vcpu_syscalls[], kvm_main_syscalls[];
 /* ioctl that is tried again when a signal interrupts it; -errno. `arg` as ioctl(2). */
 int kvm_ioctl(int fd, unsigned long request, void *arg);
 

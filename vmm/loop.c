@@ -4,7 +4,8 @@
  * pointer already.
  *
  * Messages are a list under a mutex, announced by one eventfd. A message of loop_call() lives on
- * the caller's stack, so a vCPU thread that waits for a worker allocates nothing.
+ * the caller's stack. Others, and sources, live in a store that stage 2 fills: the filters of the
+ * threads that add and post have no row for memory.
  */
 #include "vmm/loop.h"
 
@@ -20,6 +21,8 @@
 #include <unistd.h>
 
 enum { EVENTS_PER_ROUND = 32 };
+/* What every loop has in store: its own sources, those of a few quiet devices, their messages. */
+enum { STORE_SOURCES = 24, STORE_MESSAGES = 16 };
 
 enum source_kind { SOURCE_FD, SOURCE_EVENTFD, SOURCE_TIMER };
 
@@ -37,18 +40,29 @@ struct loop_source {
 struct message {
 	loop_msg_fn *fn;
 	void *ctx;
-	_Atomic uint32_t *done; /* loop_call: on the caller's stack; loop_post: NULL and the message is freed */
+	_Atomic uint32_t *done; /* loop_call: on the caller's stack; loop_post: NULL, back to the store */
 	struct message *next;
+};
+
+/* Sources and messages made together; freed with the loop. */
+struct chunk {
+	struct chunk *next;
+	struct loop_source *sources;
+	struct message messages[];
 };
 
 struct loop {
 	int epoll_fd, wake_fd;
+	struct chunk *chunks;        /* const once sealed */
+	struct loop_source *spare;   /* owner */
+	bool sealed;                 /* const once threads run */
 	struct loop_source *wake;
 	struct loop_source *sources; /* owner */
 	bool any_dead;               /* owner */
 	_Atomic bool stop;
-	pthread_mutex_t lock;        /* guards head, tail */
+	pthread_mutex_t lock;        /* guards head, tail, spare_messages */
 	struct message *head, **tail;
+	struct message *spare_messages; /* lock */
 };
 
 const struct syscall_row loop_syscalls[] = {
@@ -56,7 +70,12 @@ const struct syscall_row loop_syscalls[] = {
 	{ SYSCALL(epoll_ctl, "watch and unwatch fds") },
 	{ SYSCALL(read, "take an eventfd's or timerfd's count; bytes of the device's own fds") },
 	{ SYSCALL(write, "ring eventfds; bytes of the device's own fds; the log") },
+	SYSCALL_END,
+};
+
+const struct syscall_row loop_timer_syscalls[] = {
 	{ SYSCALL(timerfd_settime, "set a timer") },
+	{ SYSCALL(close, "a timer that is removed") },
 	SYSCALL_END,
 };
 
@@ -69,6 +88,52 @@ static unsigned from_epoll(uint32_t events)
 {
 	return (events & EPOLLIN ? LOOP_READ : 0u) | (events & EPOLLOUT ? LOOP_WRITE : 0u) |
 		(events & (EPOLLHUP | EPOLLERR) ? LOOP_HANGUP : 0u);
+}
+
+int loop_reserve(struct loop *loop, unsigned sources, unsigned messages)
+{
+	struct chunk *c = calloc(1, sizeof(*c) + messages * sizeof(c->messages[0]));
+
+	if (c)
+		c->sources = calloc(sources, sizeof(*c->sources));
+	if (!c || (sources && !c->sources)) {
+		free(c);
+		return -ENOMEM;
+	}
+	c->next = loop->chunks;
+	loop->chunks = c;
+	for (unsigned i = 0; i < sources; i++) {
+		c->sources[i].next = loop->spare;
+		loop->spare = &c->sources[i];
+	}
+	for (unsigned i = 0; i < messages; i++) {
+		c->messages[i].next = loop->spare_messages;
+		loop->spare_messages = &c->messages[i];
+	}
+	return 0;
+}
+
+void loop_seal(struct loop *loop)
+{
+	loop->sealed = true;
+}
+
+/* Under the lock. NULL: none left. */
+static struct message *take_message(struct loop *loop)
+{
+	struct message *m = loop->spare_messages;
+
+	if (m)
+		loop->spare_messages = m->next;
+	return m;
+}
+
+static void give_message(struct loop *loop, struct message *m)
+{
+	pthread_mutex_lock(&loop->lock);
+	m->next = loop->spare_messages;
+	loop->spare_messages = m;
+	pthread_mutex_unlock(&loop->lock);
 }
 
 static void drain_messages(void *ctx)
@@ -95,7 +160,7 @@ static void drain_messages(void *ctx)
 			atomic_store_explicit(done, 1, memory_order_release);
 			syscall(SYS_futex, done, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
 		} else {
-			free(m);
+			give_message(loop, m);
 		}
 		m = next;
 	}
@@ -122,8 +187,9 @@ int loop_create(struct loop **ret, struct error *err)
 	loop->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	if (loop->epoll_fd >= 0)
 		loop->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	r = loop->wake_fd < 0 ? -errno :
-			loop_add_eventfd(loop, loop->wake_fd, drain_messages, loop, &loop->wake);
+	r = loop->wake_fd < 0 ? -errno : loop_reserve(loop, STORE_SOURCES, STORE_MESSAGES);
+	if (r == 0)
+		r = loop_add_eventfd(loop, loop->wake_fd, drain_messages, loop, &loop->wake);
 	if (r < 0) {
 		loop_destroy(loop);
 		return error_set(err, -r, "cannot make an event loop: %s; raise the limit of open files (ulimit -n)",
@@ -133,11 +199,12 @@ int loop_create(struct loop **ret, struct error *err)
 	return 0;
 }
 
-static void source_free(struct loop_source *s)
+static void source_free(struct loop *loop, struct loop_source *s)
 {
 	if (s->kind == SOURCE_TIMER)
 		close(s->fd);
-	free(s);
+	s->next = loop->spare;
+	loop->spare = s;
 }
 
 void loop_destroy(struct loop *loop)
@@ -148,14 +215,14 @@ void loop_destroy(struct loop *loop)
 		struct loop_source *s = loop->sources;
 
 		loop->sources = s->next;
-		source_free(s);
+		source_free(loop, s);
 	}
-	while (loop->head) {
-		struct message *m = loop->head;
+	while (loop->chunks) {
+		struct chunk *c = loop->chunks;
 
-		loop->head = m->next;
-		if (!m->done)
-			free(m);
+		loop->chunks = c->next;
+		free(c->sources);
+		free(c);
 	}
 	if (loop->wake_fd >= 0)
 		close(loop->wake_fd);
@@ -167,19 +234,17 @@ void loop_destroy(struct loop *loop)
 
 static int source_add(struct loop *loop, struct loop_source init, uint32_t events, struct loop_source **ret)
 {
-	struct loop_source *s = malloc(sizeof(*s));
-	struct epoll_event ev = { .events = events, .data.ptr = s };
+	struct loop_source *s;
+	struct epoll_event ev = { .events = events };
 
-	if (!s)
+	if (!loop->spare && (loop->sealed || loop_reserve(loop, STORE_SOURCES, 0) < 0))
 		return -ENOMEM;
+	s = ev.data.ptr = loop->spare;
+	if (epoll_ctl(loop->epoll_fd, EPOLL_CTL_ADD, init.fd, &ev) < 0)
+		return -errno;
+	loop->spare = s->next;
 	*s = init;
 	s->loop = loop;
-	if (epoll_ctl(loop->epoll_fd, EPOLL_CTL_ADD, s->fd, &ev) < 0) {
-		int r = -errno;
-
-		free(s);
-		return r;
-	}
 	s->next = loop->sources;
 	loop->sources = s;
 	*ret = s;
@@ -247,33 +312,47 @@ void loop_remove(struct loop_source *s)
 	s->loop->any_dead = true;
 }
 
-static int post(struct loop *loop, struct message *m)
+/* Under the lock. */
+static void append(struct loop *loop, struct message *m)
 {
-	uint64_t one = 1;
-
-	pthread_mutex_lock(&loop->lock);
 	m->next = NULL;
 	*loop->tail = m;
 	loop->tail = &m->next;
-	pthread_mutex_unlock(&loop->lock);
+}
+
+static int wake(struct loop *loop)
+{
+	const uint64_t one = 1;
+
 	return write(loop->wake_fd, &one, sizeof(one)) < 0 && errno != EAGAIN ? -errno : 0;
 }
 
 int loop_post(struct loop *loop, loop_msg_fn *fn, void *ctx)
 {
-	struct message *m = malloc(sizeof(*m));
+	struct message *m;
 
-	if (!m)
-		return -ENOMEM;
-	*m = (struct message){ .fn = fn, .ctx = ctx };
-	return post(loop, m);
+	pthread_mutex_lock(&loop->lock);
+	m = take_message(loop);
+	if (!m && !loop->sealed && loop_reserve(loop, 0, STORE_MESSAGES) == 0)
+		m = take_message(loop);
+	if (m) {
+		*m = (struct message){ .fn = fn, .ctx = ctx };
+		append(loop, m);
+	}
+	pthread_mutex_unlock(&loop->lock);
+	return m ? wake(loop) : -ENOMEM;
 }
 
 int loop_call(struct loop *loop, loop_msg_fn *fn, void *ctx)
 {
 	_Atomic uint32_t done = 0;
 	struct message m = { .fn = fn, .ctx = ctx, .done = &done };
-	int r = post(loop, &m);
+	int r;
+
+	pthread_mutex_lock(&loop->lock);
+	append(loop, &m);
+	pthread_mutex_unlock(&loop->lock);
+	r = wake(loop);
 
 	/* Pairs with the release in drain_messages: what fn wrote is seen after this. */
 	while (r == 0 && !atomic_load_explicit(&done, memory_order_acquire))
@@ -290,7 +369,7 @@ static void bury(struct loop *loop)
 
 		if (s->dead) {
 			*p = s->next;
-			source_free(s);
+			source_free(loop, s);
 		} else {
 			p = &s->next;
 		}

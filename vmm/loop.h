@@ -5,8 +5,10 @@
  * whoever sets the loop up before loop_run(), except loop_post() and loop_stop(), which any thread
  * may call. There is no lock inside but the one around the message list.
  *
- * Sources are allocated when they are added, never while events are dispatched; a handler may
- * remove any source, its own included, and a removed source is not called again in the same round.
+ * Sources and messages come from a store of the loop, filled in stage 2 (loop_reserve): a sealed
+ * thread may not ask for memory. When it is empty, adding and posting fail with -ENOMEM once the
+ * loop is sealed, and allocate before. A handler may remove any source, its own included, and a
+ * removed source is not called again in the same round.
  */
 #ifndef VMM_LOOP_H
 #define VMM_LOOP_H
@@ -25,6 +27,14 @@ typedef void loop_timer_fn(void *ctx);
 typedef void loop_msg_fn(void *ctx);
 
 int loop_create(struct loop **ret, struct error *err) NEEDS_CHECK;
+/*
+ * Put so many more sources and messages into the store, for who will add and post in sealed
+ * threads. A source counts from its addition to the end of the round in which it is removed. Before
+ * loop_run().
+ */
+int loop_reserve(struct loop *loop, unsigned sources, unsigned messages) NEEDS_CHECK;
+/* From now on nothing is allocated. Before threads that post are sealed. */
+void loop_seal(struct loop *loop);
 /* Takes NULL. Sources that are left are freed; their fds are not closed. */
 void loop_destroy(struct loop *loop);
 
@@ -69,5 +79,7 @@ void loop_stop(struct loop *loop);
 
 /* The system calls loop_run() and its callees make: part of every role that runs a loop. */
 extern const struct syscall_row loop_syscalls[];
+/* Of owners that set timers. */
+extern const struct syscall_row loop_timer_syscalls[];
 
 #endif

@@ -9,7 +9,6 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <seccomp.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -26,11 +25,9 @@ const struct syscall_row sandbox_thread_syscalls[] = {
 	{ SYSCALL(futex, "locks, and waiting for another thread's reply") },
 	{ SYSCALL(write, "a line of the log; ringing an eventfd") },
 	{ SYSCALL(clock_gettime, "limit the rate of log lines, where the vDSO cannot") },
-	{ SYSCALL(rt_sigreturn, "return from the signal that kicks a vCPU") },
 	{ SYSCALL(rt_sigprocmask, "glibc blocks signals while a thread ends") },
-	{ SYSCALL(madvise, "glibc gives an ending thread's stack back") },
+	{ SYSCALL(madvise, "glibc gives an ending thread's stack back", SYSCALL_ARG_EQ(2, MADV_DONTNEED)) },
 	{ SYSCALL(exit, "a thread ends") },
-	{ SYSCALL(exit_group, "the process ends") },
 	SYSCALL_END,
 };
 
@@ -59,6 +56,8 @@ static int add_row(scmp_filter_ctx ctx, const struct syscall_row *row)
 			cmp[n++] = SCMP_CMP(a->index, SCMP_CMP_EQ, a->value);
 		else if (a->cmp == SYSCALL_MASKED_EQ)
 			cmp[n++] = SCMP_CMP(a->index, SCMP_CMP_MASKED_EQ, a->mask, a->value);
+		else if (a->cmp == SYSCALL_OWN_PID)
+			cmp[n++] = SCMP_CMP(a->index, SCMP_CMP_EQ, (scmp_datum_t)getpid());
 	}
 	/* Nobody maps memory executable, whatever the row says. */
 	if (row->nr == SYS_mmap || row->nr == SYS_mprotect)
@@ -151,11 +150,4 @@ int sandbox_seal(const struct sandbox_filter *filter, struct error *err)
 					     "where the kernel has none",
 			strerror(errno));
 	return 0;
-}
-
-void sandbox_show(const struct sandbox_role *role)
-{
-	for (size_t t = 0; t < SANDBOX_ROLE_TABLES && role->tables[t]; t++)
-		for (const struct syscall_row *row = role->tables[t]; row->nr >= 0; row++)
-			printf("%-14s %-20s %s\n", role->name, row->name, row->why);
 }

@@ -20,9 +20,12 @@
 
 enum sandbox_mode { SANDBOX_OFF, SANDBOX_LOG, SANDBOX_KILL };
 
-enum syscall_cmp { SYSCALL_ANY = 0, SYSCALL_EQ, SYSCALL_MASKED_EQ };
+enum syscall_cmp { SYSCALL_ANY = 0, SYSCALL_EQ, SYSCALL_MASKED_EQ, SYSCALL_OWN_PID };
 
-/* One argument test: argument `index` == value, or (argument & mask) == value. */
+/*
+ * One argument test: argument `index` == value, or (argument & mask) == value, or == the id of this
+ * process.
+ */
 struct syscall_arg {
 	enum syscall_cmp cmp;
 	uint8_t index;
@@ -40,6 +43,7 @@ struct syscall_row {
 #define SYSCALL(name_, why_, ...) SYS_##name_, #name_, why_, { __VA_ARGS__ }
 #define SYSCALL_ARG_EQ(i, v) { SYSCALL_EQ, i, 0, v }
 #define SYSCALL_ARG_MASKED(i, m, v) { SYSCALL_MASKED_EQ, i, m, v }
+#define SYSCALL_ARG_PID(i) { SYSCALL_OWN_PID, i, 0, 0 }
 #define SYSCALL_END { -1, NULL, NULL, { { SYSCALL_ANY, 0, 0, 0 } } }
 
 enum { SANDBOX_ROLE_TABLES = 24 };
@@ -96,12 +100,18 @@ int sandbox_confine(const struct sandbox_confine_config *config, struct error *e
 /* Load `filter` on the calling thread; NULL and SANDBOX_OFF do nothing. Cannot be undone. */
 int sandbox_seal(const struct sandbox_filter *filter, struct error *err) NEEDS_CHECK;
 
-/* Print role, system call and reason, one line each, to stdout. */
+/*
+ * sandbox_show.c. Print role, system call, what its arguments must be, and the reason, one row a
+ * line, to stdout: "vcpu  ioctl  1==0xae80  run the guest". "-": any arguments. tests/sandbox reads
+ * it.
+ */
 void sandbox_show(const struct sandbox_role *role);
+/* How many different system calls the role may make. */
+unsigned sandbox_role_count(const struct sandbox_role *role);
 
 /*
- * What every thread needs: futex for joins, rt_sigreturn, exit, madvise of its own stack, write for
- * the log.
+ * What every thread needs: futex for joins, exit, madvise of its own stack, write for the log. None
+ * of them maps memory: what a sealed thread uses was made in stage 2.
  */
 extern const struct syscall_row sandbox_thread_syscalls[];
 

@@ -22,8 +22,9 @@
 enum { VCPU_STACK = 128 * KIB, VCPU_SIGNAL = 34 /* SIGRTMIN, a constant here so that a row can name it */ };
 
 const struct syscall_row vcpu_syscalls[] = {
-	{ SYSCALL(ioctl, "KVM_RUN; wiring of an interrupt that the guest programs") },
+	{ SYSCALL(ioctl, "run the guest", SYSCALL_ARG_EQ(1, KVM_RUN)) },
 	{ SYSCALL(ppoll, "is an interrupt pending behind a mask") },
+	{ SYSCALL(rt_sigreturn, "return from the signal that kicks a vCPU") },
 	SYSCALL_END,
 };
 
@@ -235,6 +236,7 @@ static void *vcpu_main(void *arg)
 	/* By itself: from outside it would need /proc, which is gone after confinement. */
 	snprintf(name, sizeof(name), "vcpu%u", v->index);
 	prctl(PR_SET_NAME, name);
+	atomic_store(&v->tid, (pid_t)syscall(SYS_gettid));
 	if (sandbox_seal(v->filter, &err) < 0) {
 		v->events->post(v->events->ctx, VM_EVENT_FAILED, err.text);
 		rest(v);
@@ -255,6 +257,7 @@ int vcpu_start(struct vcpu *v, struct error *err)
 
 	sigfillset(&set);
 	sigdelset(&set, VCPU_SIGNAL);
+	v->pid = getpid();
 	pthread_attr_init(&attr);
 	pthread_attr_setsigmask_np(&attr, &set);
 	pthread_attr_setstacksize(&attr, VCPU_STACK);
@@ -279,7 +282,12 @@ void vcpu_ask(struct vcpu *v, enum vcpu_want want)
 	if (want == VCPU_RUN)
 		return;
 	set_immediate_exit(v, 1);
-	pthread_kill(v->thread, VCPU_SIGNAL);
+	/*
+	 * Not pthread_kill(), which asks for the process's id and blocks signals around it. No id
+	 * yet: the thread has not looked at `want` either.
+	 */
+	if (atomic_load(&v->tid))
+		syscall(SYS_tgkill, v->pid, atomic_load(&v->tid), VCPU_SIGNAL);
 }
 
 void vcpu_wait_still(struct vcpu *v)

@@ -49,6 +49,8 @@ struct vcpu {
 	/* main */
 	pthread_t thread;
 	bool started;
+	pid_t pid;              /* const once started */
+	_Atomic pid_t tid;      /* 0 until the thread runs */
 };
 
 /* Fills *ret from a new vCPU fd; the fd becomes its own. Main. */

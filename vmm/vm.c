@@ -11,6 +11,7 @@
 #include <sys/sysinfo.h>
 #include <unistd.h>
 
+#include "vmm/image.h"
 #include "vmm/log.h"
 #include "vmm/options_table.h"
 
@@ -229,10 +230,14 @@ static int load_images(struct vm *vm, struct error *err)
 	b->kernel_fd = open_image("kernel", b->kernel_path, err);
 	if (b->kernel_fd < 0)
 		return b->kernel_fd;
+	if (image_size(&b->kernel_size, "kernel", b->kernel_path, b->kernel_fd, err) < 0)
+		return -EINVAL;
 	if (b->initramfs_path) {
 		b->initramfs_fd = open_image("initramfs", b->initramfs_path, err);
 		if (b->initramfs_fd < 0)
 			return b->initramfs_fd;
+		if (image_size(&b->initramfs_size, "initramfs", b->initramfs_path, b->initramfs_fd, err) < 0)
+			return -EINVAL;
 	}
 	return arch_boot_load(&vm->boot, b, err);
 }
@@ -249,30 +254,40 @@ static int reset_vcpus(struct vm *vm, struct error *err)
 	return 0;
 }
 
+/*
+ * What main and vCPUs do whatever the devices are; those add what main does for them
+ * (device_env.main_calls).
+ */
+static int make_roles(struct vm *vm, struct error *err)
+{
+	const struct syscall_row *const vcpu[] = { sandbox_thread_syscalls, vcpu_syscalls, kvm_wiring_syscalls,
+		kvm_vcpu_syscalls, arch_vcpu_syscalls };
+	const struct syscall_row *const main[] = { loop_syscalls, vm_main_syscalls,
+		kvm_wiring_syscalls, kvm_main_syscalls, arch_main_syscalls };
+	int r = 0;
+
+	vm->vcpu_role.name = "vcpu";
+	vm->main_role.name = "main";
+	for (size_t i = 0; i < ARRAY_SIZE(vcpu) && r == 0; i++)
+		r = sandbox_role_add(&vm->vcpu_role, vcpu[i]);
+	for (size_t i = 0; i < ARRAY_SIZE(main) && r == 0; i++)
+		r = sandbox_role_add(&vm->main_role, main[i]);
+	return r < 0 ? error_set(err, -r, "a sandbox role has too many tables") : 0;
+}
+
 /* The filters are made while libseccomp may still open what it likes. */
 static int filters_aside(void *ctx, struct error *err)
 {
 	struct vm *vm = ctx;
 
-	vm->vcpu_role.name = "vcpu";
-	vm->main_role.name = "main";
-	if (sandbox_role_add(&vm->vcpu_role, sandbox_thread_syscalls) < 0 ||
-		sandbox_role_add(&vm->vcpu_role, vcpu_syscalls) < 0 ||
-		sandbox_role_add(&vm->vcpu_role, arch_vcpu_syscalls) < 0 ||
-		sandbox_role_add(&vm->main_role, sandbox_thread_syscalls) < 0 ||
-		sandbox_role_add(&vm->main_role, loop_syscalls) < 0 ||
-		sandbox_role_add(&vm->main_role, vm_main_syscalls) < 0)
-		return error_set(err, ENOSPC, "a sandbox role has too many tables");
-	if (sandbox_filter_build(&vm->vcpu_filter, &vm->vcpu_role, &vm->builder, err) < 0)
-		return -EINVAL;
-	return sandbox_filter_build(&vm->main_filter, &vm->main_role, &vm->builder, err);
+	return sandbox_filter_build(&vm->vcpu_filter, &vm->vcpu_role, &vm->builder, err);
 }
 
-/* Added when all devices are there. */
+/* Added when all devices are there, which have their say in main's role too. */
 static int workers_aside(void *ctx, struct error *err)
 {
 	struct vm *vm = ctx;
-	int r = 0;
+	int r = sandbox_filter_build(&vm->main_filter, &vm->main_role, &vm->builder, err);
 
 	for (unsigned i = 0; i < vm->nworkers && r == 0; i++)
 		r = worker_make_filter(vm->workers[i], &vm->builder, err);
@@ -315,6 +330,8 @@ int vm_create(struct vm **ret, const struct options *options, enum sandbox_mode 
 	vm->builder.mode = mode;
 	vm->reboot = choice(vm, "on-reset") == ON_RESET_REBOOT;
 	r = vm_events_init(vm, err);
+	if (r == 0)
+		r = make_roles(vm, err);
 	if (r == 0)
 		r = read_cpu_config(vm, err);
 	if (r == 0)

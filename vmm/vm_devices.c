@@ -50,6 +50,13 @@ static int find_rate_group(const struct device_env *env, const char *name, struc
 	return 0;
 }
 
+static int main_calls(const struct device_env *env, const struct syscall_row *table)
+{
+	struct vm *vm = env->machine;
+
+	return table ? sandbox_role_add(&vm->main_role, table) : 0;
+}
+
 static int create_one(struct vm *vm, const struct device_type *type, const void *options,
 	const struct device_node *place, struct error *err)
 {
@@ -70,6 +77,7 @@ static int create_one(struct vm *vm, const struct device_type *type, const void 
 		.main_loop = vm->loop,
 		.worker = make_worker,
 		.rate_group = find_rate_group,
+		.main_calls = main_calls,
 		.machine = vm,
 	};
 	struct device *dev = NULL, **end = &vm->devices;

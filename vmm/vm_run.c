@@ -10,6 +10,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/signalfd.h>
 #include <time.h>
 #include <unistd.h>
@@ -21,25 +22,17 @@
 enum { RESETS_MAX = 20, RESETS_WINDOW_S = 60 };
 
 const struct syscall_row vm_main_syscalls[] = {
-	{ SYSCALL(ioctl, "KVM: registers and routes at reset, pause and save; window size of the terminal") },
-	{ SYSCALL(tgkill, "kick a vCPU out of the guest") },
-	{ SYSCALL(getpid, "glibc's pthread_kill asks for it") },
-	{ SYSCALL(mmap, "memory for unpacking the kernel again at a reset; never executable") },
+	{ SYSCALL(futex, "locks, and waiting until a vCPU stands still") },
+	{ SYSCALL(clock_gettime, "limit the rate of log lines and resets, where the vDSO cannot") },
+	{ SYSCALL(exit_group, "the process ends") },
+	{ SYSCALL(tgkill, "kick a vCPU out of the guest", SYSCALL_ARG_PID(0)) },
+	{ SYSCALL(mmap, "memory for unpacking the kernel again at a reset; no file, never executable",
+		SYSCALL_ARG_MASKED(4, UINT32_MAX, UINT32_MAX)) },
 	{ SYSCALL(munmap, "give that memory back") },
-	{ SYSCALL(mremap, "glibc's realloc of large blocks") },
-	{ SYSCALL(brk, "memory of messages") },
+	{ SYSCALL(madvise, "large pages for what is unpacked", SYSCALL_ARG_EQ(2, MADV_HUGEPAGE)) },
+	{ SYSCALL(brk, "memory for unpacking the kernel again at a reset") },
 	{ SYSCALL(pread64, "read the kernel again at a reset") },
-	{ SYSCALL(fstat, "the kernel's size") },
-	{ SYSCALL(newfstatat, "the same, by glibc before 2.39") },
-	{ SYSCALL(getrandom, "seeds for a guest that boots again") },
 	{ SYSCALL(close, "shut down") },
-	{ SYSCALL(fcntl, "let go of a disk's lock", SYSCALL_ARG_EQ(1, F_OFD_SETLK)) },
-	{ SYSCALL(unlinkat, "remove sockets that we made") },
-	{ SYSCALL(kill, "end a helper that we started") },
-	{ SYSCALL(pidfd_send_signal, "end a helper that we started") },
-	{ SYSCALL(waitid, "collect a helper that ended") },
-	{ SYSCALL(wait4, "collect a helper that ended") },
-	{ SYSCALL(ppoll, "wait a moment for a helper's end") },
 	SYSCALL_END,
 };
 
@@ -401,6 +394,7 @@ int vm_start(struct vm *vm, struct error *err)
 {
 	int r = 0;
 
+	loop_seal(vm->loop);
 	for (unsigned i = 0; i < vm->nworkers && r == 0; i++)
 		r = worker_run(vm->workers[i], vm->mode, err);
 	for (unsigned i = 0; i < vm->nvcpus && r == 0; i++) {

@@ -27,13 +27,6 @@ struct worker {
 	pthread_t thread;
 };
 
-static const struct syscall_row worker_syscalls[] = {
-	{ SYSCALL(brk, "memory for a queue that starts") },
-	{ SYSCALL(mmap, "memory for a queue that starts; never executable") },
-	{ SYSCALL(munmap, "memory of a queue that stopped") },
-	SYSCALL_END,
-};
-
 int worker_create(struct worker **ret, const char *name, struct error *err)
 {
 	struct worker *w = calloc(1, sizeof(*w));
@@ -48,8 +41,6 @@ int worker_create(struct worker **ret, const char *name, struct error *err)
 		r = sandbox_role_add(&w->role, sandbox_thread_syscalls);
 	if (r == 0)
 		r = sandbox_role_add(&w->role, loop_syscalls);
-	if (r == 0)
-		r = sandbox_role_add(&w->role, worker_syscalls);
 	if (r < 0) {
 		worker_destroy(w);
 		return r;
@@ -146,6 +137,7 @@ int worker_run(struct worker *w, enum sandbox_mode mode, struct error *err)
 	sandbox_builder_end(&builder);
 	if (r < 0)
 		return r;
+	loop_seal(w->loop);
 	/* Signals are main's (signalfd): a thread is born with all of them blocked. */
 	sigfillset(&all);
 	pthread_attr_init(&attr);

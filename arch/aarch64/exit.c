@@ -8,7 +8,15 @@
 #include "arch/aarch64/arm64.h"
 
 const struct syscall_row arch_vcpu_syscalls[] = {
-	{ SYSCALL(brk, "memory of a small table when the guest programs a device") },
+	SYSCALL_END,
+};
+
+const struct syscall_row arch_main_syscalls[] = {
+	{ SYSCALL(ioctl, "reset: all registers of a vCPU", SYSCALL_ARG_EQ(1, KVM_ARM_VCPU_INIT)) },
+	{ SYSCALL(ioctl, "reset: where the first vCPU begins", SYSCALL_ARG_EQ(1, KVM_SET_ONE_REG)) },
+	{ SYSCALL(ioctl, "reset: the interrupt controller", SYSCALL_ARG_EQ(1, KVM_SET_DEVICE_ATTR)) },
+	{ SYSCALL(ioctl, "reset: what of the interrupt controller stays", SYSCALL_ARG_EQ(1, KVM_GET_DEVICE_ATTR)) },
+	{ SYSCALL(getrandom, "reset: seeds for a guest that boots again") },
 	SYSCALL_END,
 };
 

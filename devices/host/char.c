@@ -12,9 +12,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
-#include <sys/ioctl.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "devices/host/char_host.h"
@@ -28,18 +26,6 @@ const char *const char_mode_choices[] = {
 	[CHAR_FILE] = "file",
 	[CHAR_SOCKET] = "socket",
 	[CHAR_SOCKET + 1] = NULL,
-};
-
-const struct syscall_row char_syscalls[] = {
-	{ SYSCALL(read, "input from the terminal, pty, pipe or client; the window-size signalfd") },
-	{ SYSCALL(write, "output to the terminal, pty, pipe, file or client") },
-	{ SYSCALL(writev, "the same from more than one piece of guest memory") },
-	{ SYSCALL(accept4, "the next client of a socket") },
-	{ SYSCALL(ppoll, "has a descriptor that may block room, has a client left") },
-	{ SYSCALL(ioctl, "size of the terminal's window", SYSCALL_ARG_EQ(1, TIOCGWINSZ)) },
-	{ SYSCALL(close, "a client that left") },
-	{ SYSCALL(mprotect, "the allocator's arena, for watching a client; never executable") },
-	SYSCALL_END,
 };
 
 static int null_open(struct char_host *c, const struct char_config *config, const char *option,
@@ -172,6 +158,16 @@ void char_close(struct char_host *c)
 		*c->slot = NULL;
 	free(c->path);
 	free(c);
+}
+
+const struct syscall_row *char_syscalls(const struct char_host *c, unsigned n)
+{
+	return n == 0 ? c->kind->syscalls : n == 1 ? loop_timer_syscalls : NULL;
+}
+
+const struct syscall_row *char_main_syscalls(const struct char_host *c)
+{
+	return c->kind->main_syscalls;
 }
 
 const char *char_path(const struct char_host *c)

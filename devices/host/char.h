@@ -125,8 +125,11 @@ void char_check_size(struct char_host *c);
  * Owner. */
 uint64_t char_dropped(const struct char_host *c);
 
-/* The owner's calls. char_close() makes ioctl(TCSETS), rt_sigprocmask, unlinkat and close on main.
+/*
+ * What its owner does (n = 0, 1), and main in char_close(), by the kind of the other end; NULL:
+ * nothing. Main, after char_open().
  */
-extern const struct syscall_row char_syscalls[];
+const struct syscall_row *char_syscalls(const struct char_host *c, unsigned n);
+const struct syscall_row *char_main_syscalls(const struct char_host *c);
 
 #endif

@@ -28,6 +28,7 @@ struct char_kind {
 	int (*attach)(struct char_host *c);
 	void (*tick)(struct char_host *c);
 	void (*close)(struct char_host *c);
+	const struct syscall_row *syscalls, *main_syscalls;
 };
 
 struct char_host {

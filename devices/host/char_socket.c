@@ -158,7 +158,21 @@ static void socket_close(struct char_host *c)
 		unlinkat(c->dir_fd, c->base, 0);
 }
 
+static const struct syscall_row socket_syscalls[] = {
+	{ SYSCALL(accept4, "the next client of a socket") },
+	{ SYSCALL(ppoll, "has a client left that is not read") },
+	{ SYSCALL(close, "a client that left") },
+	SYSCALL_END,
+};
+
+static const struct syscall_row socket_main_syscalls[] = {
+	{ SYSCALL(unlinkat, "remove a socket that we made", SYSCALL_ARG_EQ(2, 0)) },
+	SYSCALL_END,
+};
+
 const struct char_kind char_kind_socket = {
+	.syscalls = socket_syscalls,
+	.main_syscalls = socket_main_syscalls,
 	.open = socket_open,
 	.attach = socket_attach,
 	.tick = socket_tick,

@@ -157,6 +157,23 @@ void char_check_size(struct char_host *c)
 	c->events.resized(c->events.ctx, c->columns, c->rows);
 }
 
+static const struct syscall_row tty_syscalls[] = {
+	{ SYSCALL(ppoll, "has a terminal that may block room") },
+	{ SYSCALL(ioctl, "size of the terminal's window", SYSCALL_ARG_EQ(1, TIOCGWINSZ)) },
+	SYSCALL_END,
+};
+
+static const struct syscall_row tty_main_syscalls[] = {
+	{ SYSCALL(ioctl, "give the terminal its settings back", SYSCALL_ARG_EQ(1, TCSETS)) },
+	{ SYSCALL(ioctl, "glibc looks whether the terminal took them", SYSCALL_ARG_EQ(1, TCGETS)) },
+	{ SYSCALL(rt_sigprocmask, "no SIGTTOU meanwhile") },
+	SYSCALL_END,
+};
+
 const struct char_kind char_kind_tty = {
-	.open = tty_open, .attach = tty_attach, .close = tty_close
+	.open = tty_open,
+	.attach = tty_attach,
+	.close = tty_close,
+	.syscalls = tty_syscalls,
+	.main_syscalls = tty_main_syscalls,
 };

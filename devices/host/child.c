@@ -16,6 +16,13 @@
 
 enum { GRACE_MS = 500 }; /* from SIGTERM to SIGKILL */
 
+const struct syscall_row child_main_syscalls[] = {
+	{ SYSCALL(pidfd_send_signal, "end a helper that we started") },
+	{ SYSCALL(ppoll, "wait a moment for a helper's end") },
+	{ SYSCALL(waitid, "collect a helper that ended", SYSCALL_ARG_EQ(0, P_PIDFD)) },
+	SYSCALL_END,
+};
+
 /*
  * The child, between fork and exec: only calls that are safe there. Reports a failed exec through
  * `report`.

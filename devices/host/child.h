@@ -6,6 +6,7 @@
 #define DEVICES_HOST_CHILD_H
 
 #include "vmm/error.h"
+#include "vmm/sandbox.h"
 
 struct child {
 	int pidfd;      /* readable when it has ended; whoever sees that calls waitid(P_PIDFD) */
@@ -20,8 +21,9 @@ struct child {
 int child_start(struct child *ret, const char *const *argv, int keep) NEEDS_CHECK;
 /*
  * SIGTERM, a moment of grace, SIGKILL; takes the exit status and closes the pidfd. -1 does nothing.
- * Main may be sealed by then: its role has pidfd_send_signal, poll and waitid for this.
+ * Main may be sealed by then, with these rows.
  */
 void child_end(int pidfd);
+extern const struct syscall_row child_main_syscalls[];
 
 #endif

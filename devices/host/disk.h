@@ -112,12 +112,14 @@ struct disk_ops {
 	int (*resize)(struct disk *d, uint64_t *ret_size);
 	/* Main; queues destroyed. Takes NULL. */
 	void (*close)(struct disk *d);
-	/* What the owner of a queue asks of the kernel; NULL: nothing. */
-	const struct syscall_row *syscalls;
 };
+
+enum { DISK_SYSCALL_TABLES = 3 };
 
 struct disk {
 	const struct disk_ops *ops;
+	/* const after the last queue_create(): what owners of queues do, and main in close() */
+	const struct syscall_row *syscalls[DISK_SYSCALL_TABLES], *main_syscalls;
 };
 
 /*
@@ -159,7 +161,6 @@ struct disk_raw_config {
  */
 int disk_raw_open(struct disk **ret, const struct disk_raw_config *config,
 	struct error *err) NEEDS_CHECK;
-extern const struct syscall_row disk_raw_syscalls[];
 
 struct disk_null_config {
 	uint64_t size;            /* bytes, a multiple of 512 */

@@ -48,7 +48,6 @@ static const struct disk_ops qcow2_ops = {
 	.submit = qcow2_queue_submit,
 	.drain = qcow2_queue_drain,
 	.close = qcow2_close,
-	.syscalls = disk_raw_syscalls, /* of the files that the image lies in */
 };
 
 void disk_qcow2_backing(const struct disk *disk, const char **ret_name, const char **ret_format)

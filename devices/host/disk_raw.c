@@ -233,6 +233,19 @@ static int open_direct(struct raw_disk *d, const struct disk_raw_config *config,
 	return 0;
 }
 
+static const struct syscall_row resize_syscalls[] = {
+	{ SYSCALL(fstat, "the size of a disk that the host resized") },
+	{ SYSCALL(newfstatat, "the same, by glibc before 2.39", SYSCALL_ARG_EQ(3, AT_EMPTY_PATH)) },
+	{ SYSCALL(ioctl, "the size of a block device that the host resized",
+		SYSCALL_ARG_EQ(1, BLKGETSIZE64)) },
+	SYSCALL_END,
+};
+
+static const struct syscall_row raw_main_syscalls[] = {
+	{ SYSCALL(fcntl, "let go of a disk's lock", SYSCALL_ARG_EQ(1, F_OFD_SETLK)) },
+	SYSCALL_END,
+};
+
 static void raw_close(struct disk *disk)
 {
 	struct raw_disk *d = container_of(disk, struct raw_disk, disk);
@@ -289,7 +302,6 @@ static const struct disk_ops raw_ops = {
 	.drain = raw_queue_drain,
 	.resize = raw_resize,
 	.close = raw_close,
-	.syscalls = disk_raw_syscalls,
 };
 
 int disk_raw_open(struct disk **ret, const struct disk_raw_config *config, struct error *err)
@@ -300,6 +312,8 @@ int disk_raw_open(struct disk **ret, const struct disk_raw_config *config, struc
 	if (!d)
 		return error_set(err, ENOMEM, "out of memory");
 	d->disk.ops = &raw_ops;
+	d->disk.main_syscalls = raw_main_syscalls;
+	d->disk.syscalls[2] = config->image ? NULL : resize_syscalls;
 	d->plain = config->plain;
 	d->image = config->image;
 	d->fd = d->buffered_fd = -1;

@@ -404,6 +404,21 @@ static int make_ring(struct disk_queue *q)
 	return r;
 }
 
+static const struct syscall_row ring_syscalls[] = {
+	{ SYSCALL(io_uring_enter, "send a batch of disk requests, collect completions") },
+	{ SYSCALL(io_uring_register, "enable the ring that main made; binds it to this thread",
+		SYSCALL_ARG_EQ(1, REGISTER_ENABLE_RINGS)) },
+	SYSCALL_END,
+};
+
+static const struct syscall_row plain_syscalls[] = {
+	{ SYSCALL(preadv, "read a disk without io_uring") },
+	{ SYSCALL(pwritev, "write a disk without io_uring") },
+	{ SYSCALL(fdatasync, "flush a disk without io_uring") },
+	{ SYSCALL(fallocate, "discard and zero on a disk without io_uring") },
+	SYSCALL_END,
+};
+
 int raw_queue_create(struct disk_queue **ret, struct disk *disk, unsigned depth,
 	const struct disk_events *events,
 	struct error *err)
@@ -421,6 +436,7 @@ int raw_queue_create(struct disk_queue **ret, struct disk *disk, unsigned depth,
 	 * calls do the same.
 	 */
 	q->has_ring = !q->disk->plain && !make_ring(q);
+	disk->syscalls[q->has_ring ? 0 : 1] = q->has_ring ? ring_syscalls : plain_syscalls;
 	*ret = q;
 	return 0;
 }
@@ -433,18 +449,3 @@ void raw_queue_destroy(struct disk_queue *q)
 		io_uring_queue_exit(&q->ring);
 	free(q);
 }
-
-const struct syscall_row disk_raw_syscalls[] = {
-	{ SYSCALL(io_uring_enter, "send a batch of disk requests, collect completions") },
-	{ SYSCALL(io_uring_register, "enable the ring that main made; binds it to this thread",
-		SYSCALL_ARG_EQ(1, REGISTER_ENABLE_RINGS)) },
-	{ SYSCALL(preadv, "read a disk without io_uring") },
-	{ SYSCALL(pwritev, "write a disk without io_uring") },
-	{ SYSCALL(fdatasync, "flush a disk without io_uring") },
-	{ SYSCALL(fallocate, "discard and zero on a disk without io_uring") },
-	{ SYSCALL(fstat, "the size of a disk that the host resized") },
-	{ SYSCALL(newfstatat, "the same, by glibc before 2.39") },
-	{ SYSCALL(ioctl, "the size of a block device that the host resized",
-		SYSCALL_ARG_EQ(1, BLKGETSIZE64)) },
-	SYSCALL_END,
-};

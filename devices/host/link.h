@@ -9,11 +9,8 @@
 #ifndef DEVICES_HOST_LINK_H
 #define DEVICES_HOST_LINK_H
 
-#include <linux/if_tun.h>
-#include <linux/ioctl.h>
 #include <sys/uio.h>
 
-#include "devices/host/link_watch.h"
 #include "vmm/error.h"
 #include "vmm/loop.h"
 #include "vmm/sandbox.h"
@@ -82,10 +79,14 @@ struct link_ops {
 	void (*close)(struct link *l);
 };
 
+enum { LINK_SYSCALL_TABLES = 3 };
+
 struct link {
 	const struct link_ops *ops;
 	unsigned offloads;   /* const; LINK_OFFLOAD_* that it can do */
 	uint32_t mtu;        /* const; 0: unknown, any frame up to LINK_FRAME_MAX */
+	/* const; what its owner, and main in close(), do once the machine runs */
+	const struct syscall_row *syscalls[LINK_SYSCALL_TABLES], *main_syscalls;
 	bool up;             /* owner; main before attach */
 };
 
@@ -106,14 +107,6 @@ int link_tap_open(struct link **ret, unsigned n, const struct link_tap_config *c
  * fails.
  */
 int link_tap_adopt(struct link **ret, const int *fds, unsigned n, struct error *err) NEEDS_CHECK;
-/* Rows of the owner's table. */
-#define LINK_TAP_SYSCALL_ROWS                                                                      \
-	{ SYSCALL(readv, "a frame from the tap into the guest's buffers") },                       \
-	{ SYSCALL(writev, "a frame from the guest's buffers to the tap") },                        \
-	{ SYSCALL(ioctl, "tell the tap what the driver takes", SYSCALL_ARG_EQ(1, TUNSETOFFLOAD)) }, \
-	{ SYSCALL(ioctl, "steer frames to the queue pairs in use", SYSCALL_ARG_EQ(1, TUNSETQUEUE)) }, \
-	{ SYSCALL(ioctl, "is the tap still there", SYSCALL_ARG_EQ(1, TUNGETIFF)) },                \
-	LINK_WATCH_SYSCALL_ROWS
 
 struct link_passt_config {
 	const char *program;   /* "passt"; found by PATH */
@@ -126,9 +119,5 @@ struct link_passt_config {
  */
 int link_passt_open(struct link **ret, const struct link_passt_config *config,
 	struct error *err) NEEDS_CHECK;
-#define LINK_PASST_SYSCALL_ROWS                                                                    \
-	{ SYSCALL(sendmsg, "frames to passt") },                                                   \
-	{ SYSCALL(recvfrom, "frames from passt") },                                                \
-	{ SYSCALL(waitid, "how passt ended") }
 
 #endif

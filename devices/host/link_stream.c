@@ -51,6 +51,13 @@ static struct stream *stream_of(struct link *l)
 	return container_of(l, struct stream, link);
 }
 
+static const struct syscall_row stream_syscalls[] = {
+	{ SYSCALL(sendmsg, "frames to the peer") },
+	{ SYSCALL(recvfrom, "frames from the peer") },
+	{ SYSCALL(waitid, "how the peer's process ended", SYSCALL_ARG_EQ(0, P_PIDFD)) },
+	SYSCALL_END,
+};
+
 /* --- owner --- */
 
 static void down(struct stream *p)
@@ -393,6 +400,8 @@ int link_stream_adopt(struct link **ret, int fd, const struct child *child, cons
 	if (!p)
 		return -ENOMEM;
 	p->link.ops = &stream_ops;
+	p->link.syscalls[0] = stream_syscalls;
+	p->link.main_syscalls = child ? child_main_syscalls : NULL;
 	p->link.up = true;
 	p->fd = fd;
 	p->pidfd = child ? child->pidfd : -1;

@@ -17,9 +17,11 @@
 #include "devices/host/link_tap.h"
 
 #include <errno.h>
+#include <linux/if_tun.h>
 #include <net/if.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "vmm/log.h"
@@ -28,6 +30,25 @@ static struct tap *tap_of(struct link *l)
 {
 	return container_of(l, struct tap, link);
 }
+
+const struct syscall_row link_tap_syscalls[] = {
+	{ SYSCALL(readv, "a frame from the tap into the guest's buffers") },
+	{ SYSCALL(writev, "a frame from the guest's buffers to the tap") },
+	{ SYSCALL(ioctl, "tell the tap what the driver takes", SYSCALL_ARG_EQ(1, TUNSETOFFLOAD)) },
+	SYSCALL_END,
+};
+
+const struct syscall_row link_tap_watch_syscalls[] = {
+	{ SYSCALL(ioctl, "is the tap still there", SYSCALL_ARG_EQ(1, TUNGETIFF)) },
+	{ SYSCALL(recvfrom, "what the host says about the interface", SYSCALL_ARG_EQ(3, MSG_DONTWAIT)) },
+	{ SYSCALL(sendto, "ask the host about the interface", SYSCALL_ARG_EQ(3, MSG_DONTWAIT)) },
+	SYSCALL_END,
+};
+
+const struct syscall_row link_tap_pairs_syscalls[] = {
+	{ SYSCALL(ioctl, "steer frames to the queue pairs in use", SYSCALL_ARG_EQ(1, TUNSETQUEUE)) },
+	SYSCALL_END,
+};
 
 /* --- owner --- */
 

@@ -22,5 +22,7 @@ struct tap {
 };
 
 extern const struct link_ops link_tap_ops;
+/* Of every tap's owner; of one whose interface is watched; of one with several queues. */
+extern const struct syscall_row link_tap_syscalls[], link_tap_watch_syscalls[], link_tap_pairs_syscalls[];
 
 #endif

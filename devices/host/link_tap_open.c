@@ -5,6 +5,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/if_tun.h>
 #include <net/if.h>
 #include <net/if_arp.h>
 #include <stdio.h>
@@ -16,7 +17,7 @@
 #include "devices/host/link_tap.h"
 #include "vmm/log.h"
 
-static int tap_make(struct link **ret, int fd, bool has_header, struct error *err)
+static int tap_make(struct link **ret, int fd, bool has_header, bool several, struct error *err)
 {
 	static const unsigned wanted[] = {
 		LINK_OFFLOAD_CSUM | LINK_OFFLOAD_SEGMENTS | LINK_OFFLOAD_TSO_ECN,
@@ -32,6 +33,8 @@ static int tap_make(struct link **ret, int fd, bool has_header, struct error *er
 		return error_set(err, ENOMEM, "out of memory");
 	}
 	t->link.ops = &link_tap_ops;
+	t->link.syscalls[0] = link_tap_syscalls;
+	t->link.syscalls[1] = several ? link_tap_pairs_syscalls : NULL;
 	t->link.up = true;
 	t->fd = fd;
 	t->has_header = has_header && !ioctl(fd, TUNSETVNETHDRSZ, &size);
@@ -169,6 +172,7 @@ static void watch(int sock, struct link *l, const char *name)
 	memcpy(ifr.ifr_name, name, IFNAMSIZ);
 	r = sock < 0 || ioctl(sock, SIOCGIFINDEX, &ifr) ? -errno :
 		link_watch_open(&t->watch, (unsigned)ifr.ifr_ifindex);
+	l->syscalls[2] = r ? NULL : link_tap_watch_syscalls;
 	if (r)
 		log_info("tap %s cannot be watched (%s): the guest's link stays up when it goes down",
 			name, strerror(-r));
@@ -217,7 +221,7 @@ int link_tap_open(struct link **ret, unsigned n, const struct link_tap_config *c
 	for (; made < n; made++) {
 		r = open_queue(&ifr, n > 1, err);
 		if (r >= 0)
-			r = tap_make(&ret[made], r, true, err);
+			r = tap_make(&ret[made], r, true, n > 1, err);
 		if (r < 0)
 			break;
 	}
@@ -237,7 +241,7 @@ int link_tap_open(struct link **ret, unsigned n, const struct link_tap_config *c
 	return r;
 }
 
-static int adopt_one(struct link **ret, int fd, char name[IFNAMSIZ], struct error *err)
+static int adopt_one(struct link **ret, int fd, bool several, char name[IFNAMSIZ], struct error *err)
 {
 	struct ifreq ifr = { 0 };
 	int flags = fcntl(fd, F_GETFL);
@@ -264,7 +268,7 @@ static int adopt_one(struct link **ret, int fd, char name[IFNAMSIZ], struct erro
 	memcpy(name, ifr.ifr_name, IFNAMSIZ);
 	fcntl(fd, F_SETFL, flags | O_NONBLOCK);
 	fcntl(fd, F_SETFD, FD_CLOEXEC);
-	return tap_make(ret, fd, ifr.ifr_flags & IFF_VNET_HDR, err);
+	return tap_make(ret, fd, ifr.ifr_flags & IFF_VNET_HDR, several, err);
 }
 
 int link_tap_adopt(struct link **ret, const int *fds, unsigned n, struct error *err)
@@ -274,7 +278,7 @@ int link_tap_adopt(struct link **ret, const int *fds, unsigned n, struct error *
 	int r = 0;
 
 	for (; made < n; made++) {
-		r = adopt_one(&ret[made], fds[made], name, err);
+		r = adopt_one(&ret[made], fds[made], n > 1, name, err);
 		if (r)
 			break;
 	}

@@ -29,8 +29,5 @@ int link_watch_attach(struct link_watch *w, struct loop *loop,
 /* Takes NULL; detached already: nothing. */
 void link_watch_detach(struct link_watch *w);
 
-#define LINK_WATCH_SYSCALL_ROWS                                                                    \
-	{ SYSCALL(recvfrom, "what the host says about the interface") },                           \
-	{ SYSCALL(sendto, "ask the host about the interface") }
-
+/* Its calls are in the table of the link that has it. */
 #endif

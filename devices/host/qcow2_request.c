@@ -490,6 +490,11 @@ int qcow2_queue_create(struct disk_queue **ret, struct disk *d, unsigned depth,
 		qcow2_queue_destroy(q);
 		return r;
 	}
+	/* What the files that the image lies in do. */
+	for (unsigned i = 0; i < DISK_SYSCALL_TABLES; i++)
+		d->syscalls[i] = img->file->syscalls[i] ? img->file->syscalls[i] :
+			img->backing ? img->backing->syscalls[i] : NULL;
+	d->main_syscalls = img->file->main_syscalls;
 	*ret = q;
 	return 0;
 }

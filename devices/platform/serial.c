@@ -319,9 +319,11 @@ static int connect_host(struct serial *s, const struct device_env *env,
 		    : loop_add_eventfd(worker_loop(s->worker), s->kick_fd, on_kick, s, &s->kick);
 	if (!r)
 		r = char_attach(s->host, worker_loop(s->worker), &events);
-	if (!r)
-		r = worker_allow(s->worker, char_syscalls);
+	for (unsigned i = 0; i < 2 && !r; i++)
+		r = worker_allow(s->worker, char_syscalls(s->host, i));
 	s->attached = !r;
+	if (!r)
+		return device_main_calls(env, char_main_syscalls(s->host), err);
 	return r ? error_set(err, -r, "--serial: cannot watch its descriptors: %s", strerror(-r))
 		 : 0;
 }

@@ -17,7 +17,6 @@ const struct device_type serial_16550_type = {
 	.name = "serial-16550",
 	.options = &serial_options,
 	.id_prefix = "_serial",
-	.syscalls = char_syscalls,
 	.state = &uart_state,
 	.create = serial_16550_create,
 };

@@ -17,7 +17,6 @@ const struct device_type serial_pl011_type = {
 	.name = "serial-pl011",
 	.options = &serial_options,
 	.id_prefix = "_serial",
-	.syscalls = char_syscalls,
 	.state = &pl011_state,
 	.create = serial_pl011_create,
 };

@@ -36,6 +36,7 @@ enum { POLL_TURNS = 64 };
 struct served {
 	struct back_worker *bw;    /* const */
 	struct worker *worker;     /* const */
+	struct queue_room room;    /* const */
 	struct queue *queue;       /* worker; NULL: not running */
 	struct loop_source *kick;  /* worker; NULL: broken or not running */
 	int kick_fd;               /* worker */
@@ -49,11 +50,8 @@ struct back_worker {
 	struct served served[];
 };
 
-/* Beyond a loop's own calls and the worker's brk, mmap and munmap. */
-static const struct syscall_row back_worker_syscalls[] = {
-	{ SYSCALL(mprotect,
-		"the allocator grows its arena for a queue that starts; never executable") },
-	{ SYSCALL(madvise, "the allocator gives the memory of a stopped queue back") },
+/* Beyond those of a loop and of its queues. */
+static const struct syscall_row poll_syscalls[] = {
 	{ SYSCALL(clock_gettime, "the end of polling, where the vDSO cannot tell the time") },
 	SYSCALL_END,
 };
@@ -186,7 +184,7 @@ static void start_on_worker(void *ctx)
 	struct virtio_device *dev = s->bw->back.dev;
 	struct loop *loop = worker_loop(s->worker);
 
-	c->result = queue_open(&s->queue, dev->mem, c->setup, 0);
+	c->result = queue_open_in(&s->queue, &s->room, dev->mem, c->setup, 0);
 	if (c->result < 0) {
 		s->queue = NULL;
 		return;
@@ -336,6 +334,8 @@ static void destroy(struct back *b)
 	for (unsigned i = 0; i < bw->n; i++)
 		if (bw->served[i].worker)
 			queue_stop(b, i, NULL);
+	if (bw->n)
+		queue_room_free(&bw->served[0].room, bw->n);
 	free(bw);
 }
 
@@ -374,12 +374,14 @@ static int find_worker(struct worker **ret, const struct virtio_device *dev,
 		worker_pin(*ret, dev->cpus[n % dev->ncpus]);
 	if (r == 0)
 		r = worker_allow(*ret, dev->type->syscalls);
-	if (r == 0)
-		r = worker_allow(*ret, dev->syscalls);
+	for (unsigned i = 0; i < VIRTIO_SYSCALL_TABLES && r == 0; i++)
+		r = worker_allow(*ret, dev->syscalls[i]);
+	if (r == 0 && dev->poll_ns)
+		r = worker_allow(*ret, poll_syscalls);
 	if (r == 0)
 		r = worker_allow(*ret, queue_syscalls);
-	if (r == 0)
-		r = worker_allow(*ret, back_worker_syscalls);
+	if (r == 0) /* a kick for each queue that is served here, at most twice before a round ends */
+		r = loop_reserve(worker_loop(*ret), 2u * dev->nqueues, 0);
 	return r;
 }
 
@@ -397,11 +399,16 @@ int back_worker_create(struct back **ret, struct virtio_device *dev, const struc
 {
 	struct back_worker *bw = calloc(1, sizeof(*bw) + dev->nqueues * sizeof(bw->served[0]));
 	struct worker *workers[VIRTIO_QUEUES_MAX] = { NULL };
+	struct queue_room rooms[VIRTIO_QUEUES_MAX];
 
-	if (!bw)
+	if (!bw || queue_room_create(rooms, dev->nqueues, dev->queue_size) < 0) {
+		free(bw);
 		return error_set(err, ENOMEM, "%s: out of memory for its queues", dev->id);
+	}
 	bw->back = (struct back){ .ops = &back_worker_ops, .dev = dev };
 	bw->n = dev->nqueues;
+	for (unsigned i = 0; i < bw->n; i++)
+		bw->served[i].room = rooms[i];
 	for (unsigned i = 0; i < bw->n; i++) {
 		struct served *s = &bw->served[i];
 		int r = 0;

@@ -216,7 +216,6 @@ static int blk_create(struct virtio_device *dev, const struct device_env *env, c
 	struct blk *blk = container_of(dev, struct blk, dev);
 	int r;
 
-	(void)env;
 	if (o->serial && strlen(o->serial) > BLK_SERIAL_LEN)
 		return error_set(err, EINVAL, "--disk serial=%s: longer than %d bytes; shorten it",
 			o->serial, BLK_SERIAL_LEN);
@@ -229,7 +228,6 @@ static int blk_create(struct virtio_device *dev, const struct device_env *env, c
 	r = open_disk(&blk->disk, o, err);
 	if (r)
 		return r;
-	dev->syscalls = blk->disk->ops->syscalls;
 	blk->disk->ops->info(blk->disk, &blk->info);
 	blk->max_iov = MIN(MAX(dev->queue_size, 3u) - 2u, (unsigned)BLK_SEG_MAX) + BLK_IOV_EXTRA;
 	blk->writeback = 1;
@@ -242,7 +240,8 @@ static int blk_create(struct virtio_device *dev, const struct device_env *env, c
 		if (r)
 			return error_prefix(err, r, "--disk path=%s", o->path);
 	}
-	return 0;
+	memcpy(dev->syscalls, blk->disk->syscalls, sizeof(blk->disk->syscalls));
+	return device_main_calls(env, blk->disk->main_syscalls, err);
 }
 
 static void blk_destroy(struct virtio_device *dev)
@@ -374,7 +373,6 @@ const struct device_type virtio_blk_row = {
 	.name = "virtio-blk",
 	.options = &blk_group,
 	.id_prefix = "_disk",
-	.syscalls = disk_raw_syscalls,
 	.state = &blk_state,
 	.create = row_create,
 };

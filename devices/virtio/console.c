@@ -306,7 +306,9 @@ static int console_create(struct virtio_device *dev, const struct device_env *en
 			err, -r, "--console: cannot watch its descriptors: %s", strerror(-r));
 	char_check_size(c->host);
 	c->live = true;
-	return 0;
+	for (unsigned i = 0; i < 2; i++)
+		dev->syscalls[i] = char_syscalls(c->host, i);
+	return device_main_calls(env, char_main_syscalls(c->host), err);
 }
 
 static void leave_loop(void *ctx)
@@ -345,6 +347,11 @@ static const struct option_group console_options = {
 	.section = "Devices",
 };
 
+static const struct syscall_row console_syscalls[] = {
+	{ SYSCALL(writev, "output from more than one piece of guest memory") },
+	SYSCALL_END,
+};
+
 const struct virtio_type virtio_console_type = {
 	.name = "virtio-console",
 	.id = VIRTIO_ID_CONSOLE,
@@ -355,7 +362,7 @@ const struct virtio_type virtio_console_type = {
 	.size = sizeof(struct console),
 	.config_size = sizeof(struct console_config),
 	.options = &console_options,
-	.syscalls = char_syscalls,
+	.syscalls = console_syscalls,
 	.create = console_create,
 	.handle = console_handle,
 	.queue_stop = console_queue_stop,
@@ -384,6 +391,5 @@ const struct device_type virtio_console_row = {
 	.name = "virtio-console",
 	.options = &console_options,
 	.id_prefix = "_console",
-	.syscalls = char_syscalls,
 	.create = console_row_create,
 };

@@ -334,6 +334,9 @@ static int make_post(struct front *f, struct error *err)
 		return error_set(err, ENOMEM, "%s: out of memory", f->device.id);
 	atomic_init(&f->post->refs, 1);
 	f->post->loop = f->main_loop;
+	/* Its two messages, for workers that may not allocate. */
+	if (f->main_loop && loop_reserve(f->main_loop, 0, 2) < 0)
+		return error_set(err, ENOMEM, "%s: out of memory", f->device.id);
 	f->post->front = f;
 	return 0;
 }

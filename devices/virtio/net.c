@@ -327,8 +327,10 @@ static void net_destroy(struct virtio_device *dev)
 	free(net->pairs);
 }
 
-static const struct syscall_row net_syscalls[] = { LINK_TAP_SYSCALL_ROWS, LINK_PASST_SYSCALL_ROWS,
-	SYSCALL_END };
+static const struct syscall_row net_syscalls[] = {
+	{ SYSCALL(timerfd_settime, "gathered interrupts; when a limit lets the next frame through") },
+	SYSCALL_END,
+};
 
 /* Any state that commands could not have made. */
 static int net_check(const void *object, struct error *err)
@@ -421,7 +423,6 @@ const struct device_type virtio_net_row = {
 	.name = "virtio-net",
 	.options = &net_group,
 	.id_prefix = "_net",
-	.syscalls = net_syscalls,
 	.state = &net_state,
 	.handed_fd = net_handed_fd,
 	.create = row_create,

@@ -177,7 +177,12 @@ int net_create(struct virtio_device *dev, const struct device_env *env, const vo
 		r = open_capture(net, env, o, err);
 	if (!r)
 		r = open_link(links, o, err);
-	return r ? r : net_init(net, &setup, err);
+	if (!r)
+		r = net_init(net, &setup, err);
+	if (r)
+		return r;
+	memcpy(dev->syscalls, links[0]->syscalls, sizeof(links[0]->syscalls));
+	return device_main_calls(env, links[0]->main_syscalls, err);
 }
 
 #define NET_OPTION(key_, type_, member_, ...)                                                      \

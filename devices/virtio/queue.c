@@ -30,8 +30,7 @@ enum { LINE = 64 };
 
 const struct syscall_row queue_syscalls[] = {
 	{ SYSCALL(write, "ring the call eventfd: one interrupt per batch") },
-	{ SYSCALL(mmap, "the chains of a queue that starts") },
-	{ SYSCALL(munmap, "the chains of a queue that stopped") },
+	{ SYSCALL(madvise, "give back the memory of a queue that stopped", SYSCALL_ARG_EQ(2, MADV_DONTNEED)) },
 	SYSCALL_END,
 };
 
@@ -66,8 +65,15 @@ static size_t place(size_t *end, size_t len)
 	return at;
 }
 
-/* One mapping: the queue, its arrays, the device's own bytes, the pool. */
-static struct queue *alloc_queue(unsigned size, size_t priv_size)
+static uint8_t *map(size_t bytes)
+{
+	void *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	return base == MAP_FAILED ? NULL : base;
+}
+
+/* One mapping, or the front of a room: the queue, its arrays, the device's own bytes, the pool. */
+static struct queue *alloc_queue(unsigned size, size_t priv_size, const struct queue_room *room)
 {
 	size_t iov_max = size + IOV_EXTRA;
 	size_t chain_bytes = align_up(sizeof(struct chain) + iov_max * sizeof(struct iovec), LINE);
@@ -77,13 +83,13 @@ static struct queue *alloc_queue(unsigned size, size_t priv_size)
 	size_t table = place(&end, size * sizeof(struct vring_desc));
 	size_t priv = place(&end, priv_size);
 	size_t pool = place(&end, size * chain_bytes);
-	uint8_t *base = mmap(NULL, end, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-		-1, 0);
+	uint8_t *base = !room ? map(end) : end <= room->bytes ? room->base : NULL;
 	struct queue *q = (struct queue *)base;
 
-	if (base == MAP_FAILED)
+	if (!base)
 		return NULL;
 	q->mapped_bytes = end;
+	q->in_room = room != NULL;
 	q->chain_bytes = chain_bytes;
 	q->busy = (bool *)(base + busy);
 	q->order = (struct chain **)(base + order);
@@ -91,6 +97,38 @@ static struct queue *alloc_queue(unsigned size, size_t priv_size)
 	q->priv = base + priv;
 	q->pool = base + pool;
 	return q;
+}
+
+static void free_queue(struct queue *q)
+{
+	/* Zeroes for the next one in this room: a private mapping that is not locked. */
+	if (q->in_room)
+		madvise(q, q->mapped_bytes, MADV_DONTNEED);
+	else
+		munmap(q, q->mapped_bytes);
+}
+
+int queue_room_create(struct queue_room *ret, unsigned n, unsigned size)
+{
+	/* As alloc_queue() lays it out, each part rounded up. */
+	size_t chain_bytes = align_up(sizeof(struct chain) + (size + IOV_EXTRA) * sizeof(struct iovec), LINE);
+	size_t each = sizeof(struct queue) + size * (sizeof(bool) +
+		sizeof(struct chain *) + sizeof(struct vring_desc) + chain_bytes) + 8 * LINE;
+	uint8_t *base;
+
+	each = align_up(each, PAGE_4K);
+	base = map(n * each);
+	if (!base)
+		return -ENOMEM;
+	for (unsigned i = 0; i < n; i++)
+		ret[i] = (struct queue_room){ base + i * each, each };
+	return 0;
+}
+
+void queue_room_free(struct queue_room *room, unsigned n)
+{
+	if (n && room[0].base)
+		munmap(room[0].base, n * room[0].bytes);
 }
 
 /* A map that fails leaves a generation that is never the present one: it is tried again. */
@@ -113,12 +151,18 @@ bool queue_map_again(struct queue *q)
 
 int queue_open(struct queue **ret, struct guest_mem *mem, const struct queue_setup *setup, size_t priv_size)
 {
+	return queue_open_in(ret, NULL, mem, setup, priv_size);
+}
+
+int queue_open_in(struct queue **ret, const struct queue_room *room, struct guest_mem *mem,
+	const struct queue_setup *setup, size_t priv_size)
+{
 	int r = check_setup(setup);
 	struct queue *q;
 
 	if (r < 0)
 		return r;
-	q = alloc_queue(setup->size, priv_size);
+	q = alloc_queue(setup->size, priv_size, room);
 	if (!q)
 		return -ENOMEM;
 	q->mem = mem;
@@ -140,7 +184,7 @@ int queue_open(struct queue **ret, struct guest_mem *mem, const struct queue_set
 		q->next_used &= (uint16_t)~PVRING_WRAP;
 	}
 	if (!map_rings(q)) {
-		munmap(q, q->mapped_bytes);
+		free_queue(q);
 		return -EFAULT;
 	}
 	*ret = q;
@@ -161,7 +205,7 @@ void queue_close(struct queue *q, struct queue_setup *ret)
 		if (q->packed && q->used_wrap)
 			ret->next_used |= PVRING_WRAP;
 	}
-	munmap(q, q->mapped_bytes);
+	free_queue(q);
 }
 
 unsigned queue_index(const struct queue *q)

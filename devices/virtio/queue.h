@@ -58,6 +58,20 @@ struct queue_stats {
  */
 int queue_open(struct queue **ret, struct guest_mem *mem, const struct queue_setup *setup,
 	size_t priv_size) NEEDS_CHECK;
+/*
+ * The same in memory that main mapped in stage 2, because the filter of a worker has no row for
+ * mmap: n rooms for queues of up to `size` without private bytes. Untouched pages cost nothing. A
+ * room holds one open queue at a time; -ENOMEM: it is too large for the room. Main; free takes
+ * rooms of zeroes.
+ */
+struct queue_room {
+	void *base;
+	size_t bytes;
+};
+int queue_room_create(struct queue_room *ret, unsigned n, unsigned size) NEEDS_CHECK;
+void queue_room_free(struct queue_room *room, unsigned n);
+int queue_open_in(struct queue **ret, const struct queue_room *room, struct guest_mem *mem,
+	const struct queue_setup *setup, size_t priv_size) NEEDS_CHECK;
 /* Nothing may be in flight. Fills next_avail and next_used when `ret` is not NULL. Takes NULL. */
 void queue_close(struct queue *q, struct queue_setup *ret);
 

@@ -93,6 +93,7 @@ struct queue {
 	uint16_t size, mask;     /* mask: split only */
 	bool packed, event_idx, indirect, in_order;
 	size_t mapped_bytes;     /* of the one mapping this struct begins */
+	bool in_room;
 	size_t chain_bytes;      /* distance between chains of the pool */
 	uint8_t *pool;
 	bool *busy;              /* by head: popped and not yet returned */

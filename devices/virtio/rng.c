@@ -177,6 +177,5 @@ const struct device_type virtio_rng_row = {
 	.options = &rng_group,
 	.id_prefix = "_rng",
 	.always = true,
-	.syscalls = rng_syscalls,
 	.create = row_create,
 };

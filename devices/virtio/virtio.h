@@ -159,6 +159,8 @@ struct virtio_type {
 	void (*destroy)(struct virtio_device *dev);
 };
 
+enum { VIRTIO_SYSCALL_TABLES = 4 };
+
 /* First member of a device's struct. */
 struct virtio_device {
 	const struct virtio_type *type;
@@ -177,11 +179,8 @@ struct virtio_device {
 	 * sleeps; 0: not at all
 	 */
 	uint64_t poll_ns;
-	/*
-	 * const after create: what the host side asks of its workers, beyond the type's; NULL:
-	 * nothing
-	 */
-	const struct syscall_row *syscalls;
+	/* const after create: what its workers do beyond type->syscalls, by what was opened */
+	const struct syscall_row *syscalls[VIRTIO_SYSCALL_TABLES];
 	struct virtio_config config;
 	struct queue *queues[VIRTIO_QUEUES_MAX]; /* running ones, else NULL; entry i: owner of queue i */
 	/*

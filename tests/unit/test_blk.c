@@ -357,7 +357,8 @@ Test(blk, a_null_disk_serves_without_a_file_and_asks_nothing_of_the_kernel)
 
 	cr_assert(f.rig, "%s", err.text);
 	f.blk = container_of(f.rig->dev, struct blk, dev);
-	cr_assert_null(f.rig->dev->syscalls);
+	for (size_t i = 0; i < VIRTIO_SYSCALL_TABLES; i++)
+		cr_assert_null(f.rig->dev->syscalls[i]);
 	rig_start(f.rig, 0, QUEUE, BASIC);
 	f.h = f.rig->h[0];
 	fill_in(&f, 0xaa, 4096);

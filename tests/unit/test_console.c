@@ -124,6 +124,8 @@ static void make(enum char_mode mode)
 	rig.dev->broken = on_broken;
 	cr_assert_eq(virtio_console_type.create(rig.dev, &rig.env, &o, &err), 0, "%s", err.text);
 	cr_assert_eq(worker_allow(rig.worker, virtio_console_type.syscalls), 0);
+	for (unsigned i = 0; i < VIRTIO_SYSCALL_TABLES; i++)
+		cr_assert_eq(worker_allow(rig.worker, rig.dev->syscalls[i]), 0);
 	cr_assert_eq(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
 	cr_assert_eq(worker_run(rig.worker, sandbox, &err), 0, "%s", err.text);
 }

@@ -296,13 +296,6 @@ Test(link_stream, a_full_peer_pushes_back_and_loses_nothing)
 
 /* --- under a filter --- */
 
-/* Its own, and what a worker has anyway, from the back: its allocator's. */
-static const struct syscall_row rows[] = {
-	LINK_PASST_SYSCALL_ROWS,
-	{ SYSCALL(mprotect, "an arena grows") },
-	SYSCALL_END,
-};
-
 static void attach_sealed(void *ctx)
 {
 	const struct link_events events = { on_readable, on_writable, on_state, ctx };
@@ -341,7 +334,8 @@ Test(link_stream, its_system_calls_are_all_that_a_sealed_worker_needs)
 	cr_assert_eq(link_stream_adopt(&f.link, wire[0], &child, "peer"), 0);
 	f.peer = wire[1];
 	cr_assert_eq(worker_create(&worker, "_net0_qp0", &err), 0);
-	cr_assert_eq(worker_allow(worker, rows), 0);
+	for (size_t i = 0; i < LINK_SYSCALL_TABLES; i++)
+		cr_assert_eq(worker_allow(worker, f.link->syscalls[i]), 0);
 	f.loop = worker_loop(worker);
 	cr_assert_eq(worker_run(worker, SANDBOX_KILL, &err), 0, "%s", err.text);
 	peer_frame(&f, 1, 100);

@@ -3,14 +3,24 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "vmm/sandbox.h"
+#include "devices/host/disk.h"
+#include "devices/host/link_stream.h"
+#include "devices/host/link_tap.h"
+#include "devices/virtio/queue.h"
+#include "devices/virtio/types.h"
+#include "devices/virtio/virtio.h"
 #include "tests/unit/sealed.h"
+#include "vmm/arch.h"
+#include "vmm/kvm.h"
+#include "vmm/vcpu.h"
 
 static const struct syscall_row few[] = {
 	{ SYSCALL(getppid, "a test") },
+	{ SYSCALL(exit_group, "the end of a test") },
 	{ SYSCALL(mmap, "a test") },
 	{ SYSCALL(kill, "only signal 0", SYSCALL_ARG_EQ(1, 0)) },
 	SYSCALL_END,
@@ -134,4 +144,89 @@ Test(sandbox, confined_there_is_no_file_to_open)
 	}
 	cr_assert_eq(waitpid(child, &status, 0), child);
 	cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+/* --- how much each role may do --- */
+
+/* A worker that serves one device and nothing else. */
+static unsigned worker_calls(const struct syscall_row *const *device, size_t n)
+{
+	struct sandbox_role role = { .name = "worker" };
+
+	cr_assert_eq(sandbox_role_add(&role, sandbox_thread_syscalls), 0);
+	cr_assert_eq(sandbox_role_add(&role, loop_syscalls), 0);
+	cr_assert_eq(sandbox_role_add(&role, queue_syscalls), 0);
+	for (size_t i = 0; i < n; i++)
+		if (device[i])
+			cr_assert_eq(sandbox_role_add(&role, device[i]), 0);
+	return sandbox_role_count(&role);
+}
+
+static unsigned disk_calls(bool plain)
+{
+	char path[] = "/tmp/test_sandbox.XXXXXX";
+	const struct disk_raw_config config = { .path = path, .plain = plain };
+	const struct disk_events events = { 0 };
+	struct disk_queue *queue;
+	struct disk *disk;
+	struct error err;
+	int fd = mkstemp(path);
+	unsigned n;
+
+	cr_assert(fd >= 0 && ftruncate(fd, 4096) == 0);
+	cr_assert_eq(disk_raw_open(&disk, &config, &err), 0, "%s", err.text);
+	cr_assert_eq(disk->ops->queue_create(&queue, disk, 4, &events, &err), 0, "%s", err.text);
+	n = worker_calls(disk->syscalls, ARRAY_SIZE(disk->syscalls));
+	cr_expect(!plain || !disk->syscalls[0], "without io_uring nobody may enter a ring");
+	disk->ops->queue_destroy(queue);
+	disk->ops->close(disk);
+	close(fd);
+	unlink(path);
+	return n;
+}
+
+Test(sandbox, a_vcpu_has_at_most_twelve_calls_and_none_that_opens_or_maps)
+{
+	const struct syscall_row *const tables[] = { sandbox_thread_syscalls, vcpu_syscalls, kvm_wiring_syscalls,
+		kvm_vcpu_syscalls, arch_vcpu_syscalls };
+	static const int never[] = { SYS_openat, SYS_mmap, SYS_mprotect, SYS_socket, SYS_execve, SYS_clone, SYS_brk };
+	struct sandbox_role role = { .name = "vcpu" };
+
+	for (size_t t = 0; t < ARRAY_SIZE(tables); t++) {
+		cr_assert_eq(sandbox_role_add(&role, tables[t]), 0);
+		for (const struct syscall_row *row = tables[t]; row->nr >= 0; row++)
+			for (size_t i = 0; i < ARRAY_SIZE(never); i++)
+				cr_expect_neq(row->nr, never[i], "%s", row->name);
+	}
+	cr_expect_leq(sandbox_role_count(&role), 12);
+}
+
+Test(sandbox, a_disk_worker_has_at_most_sixteen_calls)
+{
+	cr_expect_leq(disk_calls(false), 16);
+	cr_expect_leq(disk_calls(true), 16);
+}
+
+/* Of what one pair moves frames with. Gathered interrupts and limits add one call that sets timers. */
+Test(sandbox, a_network_worker_has_at_most_twelve_calls_and_its_timers)
+{
+	const struct syscall_row *const watched[] = { link_tap_syscalls, link_tap_watch_syscalls };
+	const struct syscall_row *const several[] = { link_tap_syscalls, link_tap_pairs_syscalls };
+	const struct syscall_row *passt[LINK_SYSCALL_TABLES + 1] = { NULL };
+	const struct syscall_row *const tap[] = { link_tap_syscalls };
+	struct link *link;
+	int wire[2];
+
+	cr_expect_leq(worker_calls(tap, 1), 12);
+	/* TUNSETQUEUE is one more request of ioctl; a watched interface adds recvfrom and sendto. */
+	cr_expect_leq(worker_calls(several, 2), 12);
+	cr_expect_leq(worker_calls(watched, 2), 14);
+	cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM, 0, wire), 0);
+	cr_assert_eq(link_stream_adopt(&link, wire[0], NULL, "peer"), 0);
+	memcpy(passt, link->syscalls, sizeof(link->syscalls));
+	passt[LINK_SYSCALL_TABLES] = virtio_net_type.syscalls;
+	cr_expect_leq(worker_calls(link->syscalls, LINK_SYSCALL_TABLES), 12);
+	cr_expect_leq(worker_calls(passt, ARRAY_SIZE(passt)), 13);
+	link->ops->close(link);
+	close(wire[1]);
 }
