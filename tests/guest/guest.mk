@@ -36,4 +36,8 @@ guest-sanitized:
 	@$(MAKE) --no-print-directory BUILD=$(BUILD)/asan SAN=address,undefined all
 endif
 
-.PHONY: guest guest-build guest-sanitized
+# What threads call against the rows of their roles; needs strace.
+sandbox-test: $(BUILD)/microvm $(guest_elf)
+	@tests/sandbox/run --program $(BUILD)/microvm --guest $(guest_elf)
+
+.PHONY: guest guest-build guest-sanitized sandbox-test

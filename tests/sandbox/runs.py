@@ -1,0 +1,140 @@
+"""The machines whose calls are looked at: those of tests/guest that drive each kind of device, and a few that only this test needs."""
+import ctypes
+import fcntl
+import gzip
+import os
+import pty
+import signal
+import socket
+import struct
+import termios
+import time
+
+import devices
+import host
+from machine import HANG, Skip, expect
+
+NAMES = [
+    "blk pci plain", "blk pci packed,event_idx,indirect,in_order", "blk mmio packed,event_idx", "blk readonly", "blk direct",
+    "rng pci split", "console pci split", "console mmio packed", "net tap pci split", "net fd", "net user dhcp",
+    "registers pci", "registers mmio", "hostile pci", "hostile mmio", "hostile config space sweep", "pci",
+    "serial file", "serial socket", "serial pty", "rtc", "hello on 4 vCPUs", "panic is reported",
+    "reboot by i8042", "reboot by triple", "exit after a loop of resets", "SIGTERM ends a guest at spin",
+]
+
+IO_URING_SETUP, SECCOMP_RET_ERRNO, SECCOMP_RET_ALLOW = 425, 0x00050000, 0x7fff0000
+
+
+def no_io_uring():
+    """In the child, before exec: io_uring_setup(2) answers ENOSYS, as with kernel.io_uring_disabled=2."""
+    code = struct.pack("HBBI" * 4, 0x20, 0, 0, 0, 0x15, 0, 1, IO_URING_SETUP, 0x06, 0, 0, SECCOMP_RET_ERRNO | 38,
+                       0x06, 0, 0, SECCOMP_RET_ALLOW)
+    buffer = ctypes.create_string_buffer(code)
+    program = struct.pack("HxxxxxxP", 4, ctypes.addressof(buffer))
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(38, 1, 0, 0, 0) or libc.prctl(22, 2, ctypes.c_char_p(program), 0, 0):
+        os._exit(99)
+
+
+def disk_without_io_uring(bench):
+    path = bench.file("disk.raw", devices.DISK)
+    words = f"test=blk transport=pci capacity={devices.DISK // 512} serial={devices.SERIAL} queues=2"
+    bench.guest_run(words, "--disk", f"path={path},num_queues=2,serial={devices.SERIAL}", preexec_fn=no_io_uring)
+
+
+def terminal(bench):
+    """A terminal as stdin and stdout: raw, another size while it runs, ^A x."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    p = bench.guest_start("test=spin", "--console", "tty", "--serial", f"file={bench.path('out')}", stdin=slave,
+                          preexec_fn=lambda: (os.setsid(), fcntl.ioctl(slave, termios.TIOCSCTTY, 0)))
+    end = time.monotonic() + HANG
+    while "spinning" not in open(bench.path("out")).read():
+        expect(time.monotonic() < end, "the guest does not start")
+        time.sleep(0.02)
+    fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 120, 0, 0))
+    time.sleep(0.2)
+    os.write(master, b"\x01x")
+    status = p.finish()
+    os.close(master)
+    os.close(slave)
+    expect(status == 0, f"exit status {status}\n{p.output}")
+
+
+def client_leaves(bench):
+    """A client that is not read and leaves: it is noticed, and the next one is taken."""
+    p = bench.guest_start("test=spin", "--console", f"socket={bench.path('s')}")
+    p.wait_for("spinning")
+    first = bench.connect(bench.path("s"))
+    first.sendall(b"x" * 100000)
+    time.sleep(1.5)
+    first.close()
+    time.sleep(1.5)
+    second = bench.connect(bench.path("s"))
+    second.close()
+    p.signal(signal.SIGTERM)
+    expect(p.finish() == 0, "exit status is not 0")
+
+
+def passt_dies(bench):
+    """Its end is seen and told."""
+    from shutil import which
+    if not which("passt"):
+        raise Skip("passt is not installed")
+    network = bench.network()
+    p = bench.guest_start("test=dhcp", "--net", "user", within=network.inside())
+    passt = None
+    end = time.monotonic() + HANG
+    while not passt:
+        expect(time.monotonic() < end and p.p.poll() is None, "passt does not start")
+        passt = child_of(p.p.pid, "passt")
+    # Before the guest's driver attaches to it, which then finds it ended.
+    os.kill(passt, signal.SIGKILL)
+    p.wait_for("passt ended (signal 9)")
+    p.signal(signal.SIGTERM)
+    p.finish()
+
+
+def child_of(pid, name):
+    for child in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{child}/stat") as f:
+                text = f.read()
+        except OSError:
+            continue
+        comm, rest = text[text.index("(") + 1:text.rindex(")")], text[text.rindex(")") + 2:].split()
+        if int(rest[1]) == pid and comm.startswith(name):
+            return int(child)
+    return None
+
+
+def packed_kernel(bench):
+    """A bzImage (Documentation/arch/x86/boot.rst, protocol 2.15) around the guest, so that resets unpack it again."""
+    with open(bench.guest, "rb") as f:
+        payload = gzip.compress(f.read())
+    sectors, at = 4, 0x400
+    body = (bytes(at) + payload).ljust((at + len(payload) + 15) // 16 * 16, b"\0")
+    head = bytearray((sectors + 1) * 512)
+    struct.pack_into("<B", head, 0x1f1, sectors)
+    struct.pack_into("<I", head, 0x1f4, len(body) // 16)
+    struct.pack_into("<H", head, 0x1fe, 0xaa55)
+    head[0x202:0x206] = b"HdrS"
+    struct.pack_into("<H", head, 0x206, 0x020f)
+    struct.pack_into("<I", head, 0x238, 2047)
+    struct.pack_into("<II", head, 0x248, at, len(payload))
+    saved, bench.guest = bench.guest, bench.file("bzImage", data=bytes(head) + body)
+    try:
+        host.reboots("i8042")(bench)
+    finally:
+        bench.guest = saved
+
+
+def cases():
+    known = dict([*devices.cases(), *host.cases()])
+    for name in NAMES:
+        yield name, known[name]
+    yield "disk without io_uring", disk_without_io_uring
+    yield "terminal", terminal
+    yield "a client that leaves", client_leaves
+    yield "passt dies", passt_dies
+    yield "a packed kernel, reset", packed_kernel
