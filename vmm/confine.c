@@ -4,13 +4,12 @@
  *
  * Namespaces come first and Landlock is the second layer. A host that forbids namespaces to us (no
  * user namespaces for ordinary users) leaves Landlock; one that has neither leaves the filters.
- * What could not be had is said at info level. Everything here runs while the process has one
- * thread.
+ * --sandbox=auto takes what there is and says at info level what there is not; strict refuses to
+ * start. sandbox_confine() runs while the process has one thread.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
-#include <linux/landlock.h>
 #include <sched.h>
 #include <stdio.h>
 #include <sys/mount.h>
@@ -19,6 +18,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "vmm/landlock.h"
 #include "vmm/log.h"
 #include "vmm/sandbox.h"
 
@@ -125,72 +125,137 @@ static int enter(const struct sandbox_ahead *ahead, int all)
 	return all;
 }
 
-static int namespaces(struct sandbox_ahead *ahead)
-{
-	const int all = CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS;
-	int missing = ahead ? enter(ahead, all) : all, r = 0;
+static const struct {
+	int flag;
+	const char *name;
+} kinds[] = {
+	{ CLONE_NEWNS, "mounts" },
+	{ CLONE_NEWNET, "network" },
+	{ CLONE_NEWIPC, "IPC" },
+	{ CLONE_NEWUTS, "host name" },
+	{ CLONE_NEWCGROUP, "cgroups" },
+};
 
-	if (ahead)
-		sandbox_ahead_close(ahead);
-	/* Root in a container often lacks the right; then he is as good as an ordinary user. */
-	if (geteuid() != 0 || unshare(missing) < 0) {
-		r = own_user_namespace();
-		if (r == 0 && unshare(all) < 0)
-			r = -errno;
-		missing = all;
-	}
-	return r == 0 && (missing & CLONE_NEWNS) ? empty_root() : r;
+enum { ALL_KINDS = CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP, LIST_MAX = 64 };
+
+/* All at once, or, when the kernel refuses one of them, each by itself. What is still missing. */
+static int make_each(int missing)
+{
+	if (unshare(missing) == 0)
+		return 0;
+	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++)
+		if ((missing & kinds[i].flag) && unshare(kinds[i].flag) == 0)
+			missing &= ~kinds[i].flag;
+	return missing;
 }
 
 /*
- * Without a rule nothing under any path may be opened, read or made. Removing files stays possible
- * for sockets we made.
+ * No namespace for processes: unshare(2) puts only children into it, and after it a process cannot
+ * start threads. That nobody can be seen or signalled is the filters' and Landlock's business.
  */
-static int landlock(void)
+static int namespaces(struct sandbox_ahead *ahead, int *ret_why)
 {
-	struct landlock_ruleset_attr attr = {
-		.handled_access_fs = LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_WRITE_FILE |
-			LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR |
-			LANDLOCK_ACCESS_FS_MAKE_CHAR | LANDLOCK_ACCESS_FS_MAKE_DIR |
-			LANDLOCK_ACCESS_FS_MAKE_REG | LANDLOCK_ACCESS_FS_MAKE_SOCK |
-			LANDLOCK_ACCESS_FS_MAKE_FIFO | LANDLOCK_ACCESS_FS_MAKE_BLOCK |
-			LANDLOCK_ACCESS_FS_MAKE_SYM,
-	};
-	int fd = (int)syscall(SYS_landlock_create_ruleset, &attr, sizeof(attr), 0), r = 0;
+	int missing = ahead ? enter(ahead, ALL_KINDS) : ALL_KINDS, left = missing;
 
-	if (fd < 0)
-		return -errno;
-	if (syscall(SYS_landlock_restrict_self, fd, 0) < 0)
-		r = -errno;
-	close(fd);
-	return r;
+	*ret_why = 0;
+	if (ahead)
+		sandbox_ahead_close(ahead);
+	if (geteuid() == 0)
+		left = make_each(missing);
+	/* Root in a container often lacks the right; then he is as good as an ordinary user. */
+	if (left == ALL_KINDS) {
+		*ret_why = -own_user_namespace();
+		left = *ret_why ? ALL_KINDS : make_each(ALL_KINDS);
+	}
+	if (left && !*ret_why)
+		*ret_why = errno;
+	if ((missing & ~left & CLONE_NEWNS) && empty_root() < 0) {
+		*ret_why = errno;
+		left |= CLONE_NEWNS;
+	}
+	return left;
 }
 
-static int drop_capabilities(void)
+/* In auto the machine goes without it; strict refuses. */
+static int cannot(const struct sandbox_confine_config *config, int code, const char *sentence, struct error *err)
+{
+	if (config->how == SANDBOX_CONFINE_STRICT)
+		return error_set(err, code ? code : EPERM, "--sandbox=strict: %s; say --sandbox=auto to go without",
+			sentence);
+	log_info("sandbox: %s", sentence);
+	return 0;
+}
+
+static int own_namespaces(const struct sandbox_confine_config *config, struct error *err)
+{
+	char list[LIST_MAX] = "", sentence[2 * LIST_MAX + 64];
+	int why, missing = namespaces(config->ahead, &why);
+	size_t at = 0;
+
+	if (!missing)
+		return 0;
+	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++)
+		if (missing & kinds[i].flag)
+			at += (size_t)snprintf(list + at, sizeof(list) - at, "%s%s", at ? ", " : "", kinds[i].name);
+	snprintf(sentence, sizeof(sentence), "this host gives no namespace of its own for %s (%s)", list,
+		strerror(why));
+	return cannot(config, why, sentence, err);
+}
+
+static int second_layer(const struct sandbox_confine_config *config, struct error *err)
+{
+	const struct sandbox_role *main = config->main;
+	int abi = landlock_all(!main || sandbox_role_has(main, SYS_unlinkat),
+		!main || sandbox_role_has(main, SYS_pidfd_send_signal));
+
+	if (abi < 0)
+		return cannot(config, -abi, "this kernel has no Landlock, or it is not among lsm= on its command line",
+			err);
+	if (abi < LANDLOCK_ABI_TRUNCATE)
+		return cannot(config, 0, "this kernel's Landlock does not stop files from being truncated (Linux 6.2)",
+			err);
+	if (abi < LANDLOCK_ABI_NET)
+		return cannot(config, 0, "this kernel's Landlock does not know of TCP (Linux 6.7)", err);
+	if (abi < LANDLOCK_ABI_SCOPES)
+		return cannot(config, 0, "this kernel's Landlock does not stop signals and abstract sockets (Linux 6.12)",
+			err);
+	return 0;
+}
+
+static int drop_capabilities(bool bounding)
 {
 	struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
 	struct __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = { { 0 } };
 
+	/*
+	 * With no_new_privs an exec gives nothing back, so the bounding set only matters to those
+	 * who look at it; that is 41 calls.
+	 */
+	for (unsigned long cap = 0; bounding && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) == 0; cap++)
+		;
 	/* What is ambient goes with what is permitted: capabilities(7). */
 	return syscall(SYS_capset, &head, none) < 0 ? -errno : 0;
 }
 
 int sandbox_confine(const struct sandbox_confine_config *config, struct error *err)
 {
-	struct rlimit files = { config->nofile, config->nofile };
+	const struct rlimit files = { config->nofile, config->nofile }, none = { 0, 0 };
 	int r;
 
-	if (config->mode == SANDBOX_OFF)
+	if (config->mode == SANDBOX_OFF || config->how == SANDBOX_CONFINE_OFF)
 		return 0;
-	r = namespaces(config->ahead);
+	r = own_namespaces(config, err);
+	if (r == 0)
+		r = second_layer(config, err);
 	if (r < 0)
-		log_info("sandbox: no namespaces of our own here (%s); Landlock and the filters remain",
-			strerror(-r));
-	r = landlock();
-	if (r < 0)
-		log_info("sandbox: no Landlock on this kernel (%s)", strerror(-r));
+		return r;
+	/*
+	 * Not RLIMIT_NPROC: io_uring and KVM start kernel threads in our name, which it would
+	 * refuse. No role may clone.
+	 */
 	setrlimit(RLIMIT_NOFILE, &files);
-	r = drop_capabilities();
+	setrlimit(RLIMIT_MEMLOCK, &none);
+	r = drop_capabilities(config->how == SANDBOX_CONFINE_STRICT);
 	if (r < 0)
 		return error_set(err, -r, "cannot drop capabilities: %s", strerror(-r));
 	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);

@@ -137,6 +137,21 @@ static const struct option_group seccomp = {
 	.help = "System calls that no thread of ours needs: true ends the program, log lets "
 		"them through and logs, false does not look",
 };
+
+static const char *const confine_choices[] = {
+	[SANDBOX_CONFINE_AUTO] = "auto", [SANDBOX_CONFINE_STRICT] = "strict", [SANDBOX_CONFINE_OFF] = "off", NULL
+};
+static const struct option_row confine_rows[] = {
+	{ .key = "sandbox", .type = OPTION_ENUM, .choices = confine_choices, .def = "auto",
+		.offset = offsetof(struct options_choice, value) },
+	OPTION_ROWS_END
+};
+static const struct option_group confine = {
+	.flag = "sandbox", .json = "sandbox", .kind = OPTION_PLAIN,
+	.size = sizeof(struct options_choice), .rows = confine_rows, .section = sandbox,
+	.help = "Namespaces, an empty root and Landlock: auto takes what this host gives and -v "
+		"says what is missing, strict refuses to start without, off leaves them out",
+};
 static const struct option_group show_sandbox = {
 	.flag = "show-sandbox", .kind = OPTION_SWITCH, .section = sandbox,
 	.help = "Print which thread may make which system call, and why",
@@ -183,7 +198,7 @@ static const struct option_group *const first_groups[] = {
 	&kernel, &initramfs, &cmdline, &decompress, &cpus, &memory, &on_reset, &rate_group_options,
 };
 static const struct option_group *const last_groups[] = {
-	&seccomp, &show_sandbox, &config, &print_config, &check, &log_file, &verbose, &help,
+	&confine, &seccomp, &show_sandbox, &config, &print_config, &check, &log_file, &verbose, &help,
 	&version, &print_man,
 };
 

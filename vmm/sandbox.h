@@ -90,8 +90,13 @@ void sandbox_go_ahead(struct sandbox_ahead *ret);
 /* Takes what sandbox_confine() did not. */
 void sandbox_ahead_close(struct sandbox_ahead *ahead);
 
+/* --sandbox: what to do about a host that cannot give all of it. */
+enum sandbox_confine_how { SANDBOX_CONFINE_AUTO, SANDBOX_CONFINE_STRICT, SANDBOX_CONFINE_OFF };
+
 struct sandbox_confine_config {
-	enum sandbox_mode mode;
+	enum sandbox_mode mode;       /* SANDBOX_OFF: nothing is done */
+	enum sandbox_confine_how how;
+	const struct sandbox_role *main; /* what main must still be able to do afterwards; NULL: anything */
 	struct sandbox_ahead *ahead; /* NULL: none; its fds are closed */
 	uint64_t nofile; /* fds still allowed to exist */
 };
@@ -106,6 +111,7 @@ int sandbox_seal(const struct sandbox_filter *filter, struct error *err) NEEDS_C
  * it.
  */
 void sandbox_show(const struct sandbox_role *role);
+bool sandbox_role_has(const struct sandbox_role *role, int nr);
 /* How many different system calls the role may make. */
 unsigned sandbox_role_count(const struct sandbox_role *role);
 

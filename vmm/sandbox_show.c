@@ -40,6 +40,15 @@ static bool met(const struct sandbox_role *role, size_t tables, const struct sys
 	return false;
 }
 
+bool sandbox_role_has(const struct sandbox_role *role, int nr)
+{
+	for (size_t t = 0; t < SANDBOX_ROLE_TABLES && role->tables[t]; t++)
+		for (const struct syscall_row *row = role->tables[t]; row->nr >= 0; row++)
+			if (row->nr == nr)
+				return true;
+	return false;
+}
+
 unsigned sandbox_role_count(const struct sandbox_role *role)
 {
 	unsigned n = 0;

@@ -165,7 +165,7 @@ static int confine_aside(void *ctx, struct error *err)
 	struct vm *vm = ctx;
 
 	(void)err; /* what could not be had, stage 3 tries again and tells of */
-	if (vm->mode != SANDBOX_OFF)
+	if (vm->mode != SANDBOX_OFF && choice(vm, "sandbox") != SANDBOX_CONFINE_OFF)
 		sandbox_go_ahead(&vm->ahead);
 	return 0;
 }

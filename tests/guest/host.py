@@ -1,11 +1,12 @@
 """Properties of the program that the host sees: exit statuses, signals, threads, idleness, configuration."""
+import errno
 import json
 import os
 import random
 import time
 
 from devices import disk
-from machine import SIGNALS, expect
+from machine import SIGNALS, deny, expect
 
 
 def hello(bench):
@@ -180,6 +181,31 @@ def sealed(bench):
         expect(int(status["CapEff"], 16) == 0, f"{name} has capabilities {status['CapEff']}")
 
 
+UNSHARE, SETNS, LANDLOCK_CREATE_RULESET = 272, 308, 444
+
+
+def no_namespaces():
+    deny(UNSHARE, errno.EPERM)
+    deny(SETNS, errno.EPERM)
+
+
+def confinement(bench):
+    """All of it is there, or the machine says what is missing and goes on, or refuses to."""
+    bench.guest_run("test=hello", "--sandbox=strict")
+    p = bench.guest_start("test=hello", "-v", preexec_fn=no_namespaces)
+    status = p.finish()
+    bench.judge(p.output, status)
+    expect("sandbox: this host gives no namespace of its own for mounts, network" in p.output, p.output)
+    p = bench.guest_start("test=hello", "-v", preexec_fn=lambda: deny(LANDLOCK_CREATE_RULESET, errno.ENOSYS))
+    status = p.finish()
+    bench.judge(p.output, status)
+    expect("sandbox: this kernel has no Landlock" in p.output, p.output)
+    for missing in (no_namespaces, lambda: deny(LANDLOCK_CREATE_RULESET, errno.ENOSYS)):
+        p = bench.guest_start("test=hello", "--sandbox=strict", preexec_fn=missing)
+        expect(p.finish() == 1 and "--sandbox=strict: this " in p.output and "hello" not in p.output, p.output)
+    bench.guest_run("test=hello", "--sandbox=off", preexec_fn=no_namespaces)
+
+
 def stray_fds(bench):
     """What the caller left open is not open in the machine."""
     fd = os.open("/etc/passwd", os.O_RDONLY)
@@ -220,6 +246,7 @@ def cases():
     yield "few threads", few_threads
     yield "idle is idle", idle
     yield "threads are sealed", sealed
+    yield "confinement, and what is missing of it", confinement
     yield "stray fds are closed", stray_fds
     yield "print-config round trip", print_config
     yield "configuration from JSON", from_config

@@ -1,9 +1,11 @@
 """A microvm process under test, and what cases need around it: files, sockets, a network namespace."""
+import ctypes
 import os
 import re
 import selectors
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -44,6 +46,18 @@ def leftovers(mark):
             return []
         time.sleep(0.05)
     return left
+
+
+def deny(call, code):
+    """In a child, before its exec: this system call fails with `code` from now on (seccomp(2), classic BPF)."""
+    load, jump_equal, give = 0x20, 0x15, 0x06
+    error, allow = 0x00050000, 0x7fff0000
+    rows = struct.pack("HBBI" * 4, load, 0, 0, 0, jump_equal, 0, 1, call, give, 0, 0, error | code, give, 0, 0, allow)
+    rows = ctypes.create_string_buffer(rows)
+    program = struct.pack("HxxxxxxP", 4, ctypes.addressof(rows))
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(38, 1, 0, 0, 0) or libc.prctl(22, 2, ctypes.c_char_p(program), 0, 0):
+        os._exit(99)
 
 
 class Process:
