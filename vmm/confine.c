@@ -18,6 +18,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "vmm/jail.h"
 #include "vmm/landlock.h"
 #include "vmm/log.h"
 #include "vmm/sandbox.h"
@@ -118,7 +119,7 @@ void sandbox_ahead_close(struct sandbox_ahead *ahead)
 /* What is still to be made, of `all`, once those made ahead were entered. */
 static int enter(const struct sandbox_ahead *ahead, int all)
 {
-	if (ahead->net_fd >= 0 && setns(ahead->net_fd, CLONE_NEWNET) == 0)
+	if ((all & CLONE_NEWNET) && ahead->net_fd >= 0 && setns(ahead->net_fd, CLONE_NEWNET) == 0)
 		all &= ~CLONE_NEWNET;
 	if (ahead->mount_fd >= 0 && setns(ahead->mount_fd, CLONE_NEWNS) == 0)
 		all &= ~CLONE_NEWNS;
@@ -153,9 +154,9 @@ static int make_each(int missing)
  * No namespace for processes: unshare(2) puts only children into it, and after it a process cannot
  * start threads. That nobody can be seen or signalled is the filters' and Landlock's business.
  */
-static int namespaces(struct sandbox_ahead *ahead, int *ret_why)
+static int namespaces(struct sandbox_ahead *ahead, int wanted, bool own_root, int *ret_why)
 {
-	int missing = ahead ? enter(ahead, ALL_KINDS) : ALL_KINDS, left = missing;
+	int missing = ahead ? enter(ahead, wanted) : wanted, left = missing;
 
 	*ret_why = 0;
 	if (ahead)
@@ -169,7 +170,7 @@ static int namespaces(struct sandbox_ahead *ahead, int *ret_why)
 	}
 	if (left && !*ret_why)
 		*ret_why = errno;
-	if ((missing & ~left & CLONE_NEWNS) && empty_root() < 0) {
+	if ((missing & ~left & CLONE_NEWNS) && !own_root && empty_root() < 0) {
 		*ret_why = errno;
 		left |= CLONE_NEWNS;
 	}
@@ -189,9 +190,20 @@ static int cannot(const struct sandbox_confine_config *config, int code, const c
 static int own_namespaces(const struct sandbox_confine_config *config, struct error *err)
 {
 	char list[LIST_MAX] = "", sentence[2 * LIST_MAX + 64];
-	int why, missing = namespaces(config->ahead, &why);
+	int why, missing, wanted = ALL_KINDS;
+	bool own_root = false;
 	size_t at = 0;
 
+	if (config->jail) {
+		own_root = config->jail->root_fd >= 0;
+		/* A root of its own would be left for the one that was made ahead. */
+		if (own_root && config->ahead)
+			sandbox_ahead_close(config->ahead);
+		wanted &= config->jail->netns_fd >= 0 ? ~CLONE_NEWNET : ALL_KINDS;
+		if (jail_enter(config->jail, err) < 0)
+			return -EPERM;
+	}
+	missing = namespaces(config->ahead, wanted, own_root, &why);
 	if (!missing)
 		return 0;
 	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++)
@@ -222,17 +234,21 @@ static int second_layer(const struct sandbox_confine_config *config, struct erro
 	return 0;
 }
 
-static int drop_capabilities(bool bounding)
+/*
+ * With no_new_privs an exec gives nothing back, so the bounding set only matters to those who look
+ * at it; that is 41 calls. While there is the right to.
+ */
+static void drop_bounding_set(void)
+{
+	for (unsigned long cap = 0; prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) == 0; cap++)
+		;
+}
+
+static int drop_capabilities(void)
 {
 	struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
 	struct __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = { { 0 } };
 
-	/*
-	 * With no_new_privs an exec gives nothing back, so the bounding set only matters to those
-	 * who look at it; that is 41 calls.
-	 */
-	for (unsigned long cap = 0; bounding && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) == 0; cap++)
-		;
 	/* What is ambient goes with what is permitted: capabilities(7). */
 	return syscall(SYS_capset, &head, none) < 0 ? -errno : 0;
 }
@@ -255,7 +271,11 @@ int sandbox_confine(const struct sandbox_confine_config *config, struct error *e
 	 */
 	setrlimit(RLIMIT_NOFILE, &files);
 	setrlimit(RLIMIT_MEMLOCK, &none);
-	r = drop_capabilities(config->how == SANDBOX_CONFINE_STRICT);
+	if (config->how == SANDBOX_CONFINE_STRICT || config->jail)
+		drop_bounding_set();
+	if (config->jail && jail_become(config->jail, err) < 0)
+		return -EPERM;
+	r = drop_capabilities();
 	if (r < 0)
 		return error_set(err, -r, "cannot drop capabilities: %s", strerror(-r));
 	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);

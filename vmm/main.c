@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "vmm/check.h"
+#include "vmm/jail.h"
 #include "vmm/log.h"
 #include "vmm/options_table.h"
 #include "vmm/vm.h"
@@ -134,6 +135,7 @@ static int run(const struct options *o)
 {
 	struct sandbox_confine_config confine = { .mode = sandbox_mode(o), .nofile = FDS_LIMIT };
 	int keep[FDS_KEPT_MAX], status = 1;
+	struct jail jail;
 	struct vm *vm = NULL;
 	struct error err;
 
@@ -142,6 +144,11 @@ static int run(const struct options *o)
 	if (sandbox_early(keep, handed_fds(o, keep, FDS_KEPT_MAX), &err) < 0)
 		return complain(&err);
 	/* Stage 2: open everything. */
+	if (options_count(o, "jail")) {
+		if (jail_open(&jail, options_get(o, "jail", 0), &err) < 0)
+			return complain(&err);
+		confine.jail = &jail;
+	}
 	if (vm_create(&vm, o, confine.mode, &err) < 0)
 		return complain(&err);
 	if (options_switch(o, "show-sandbox")) {

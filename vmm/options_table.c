@@ -9,6 +9,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 
+#include "vmm/jail.h"
 #include "vmm/rate_group.h"
 
 static const char machine[] = "Machine";
@@ -152,6 +153,22 @@ static const struct option_group confine = {
 	.help = "Namespaces, an empty root and Landlock: auto takes what this host gives and -v "
 		"says what is missing, strict refuses to start without, off leaves them out",
 };
+
+#define JAIL(key_, type_, help_, ...)                                                              \
+	{ .key = #key_, .type = type_, .help = help_, .offset = offsetof(struct options_jail, key_), __VA_ARGS__ }
+static const struct option_row jail_rows[] = {
+	JAIL(uid, OPTION_U32, "user to become", .min = 1, .max = UINT32_MAX - 1),
+	JAIL(gid, OPTION_U32, "group to become, its only one", .min = 1, .max = UINT32_MAX - 1),
+	JAIL(cgroup, OPTION_PATH, "cgroup to enter, a directory below /sys/fs/cgroup"),
+	JAIL(netns, OPTION_PATH, "network namespace to enter, /run/netns/NAME; without it, an empty one"),
+	JAIL(root, OPTION_PATH, "directory that becomes the root; without it, an empty one"),
+	OPTION_ROWS_END
+};
+static const struct option_group jail = {
+	.flag = "jail", .json = "jail", .kind = OPTION_ONE, .size = sizeof(struct options_jail),
+	.rows = jail_rows, .section = sandbox,
+	.help = "For who starts this as root: what to become once everything is open",
+};
 static const struct option_group show_sandbox = {
 	.flag = "show-sandbox", .kind = OPTION_SWITCH, .section = sandbox,
 	.help = "Print which thread may make which system call, and why",
@@ -198,7 +215,7 @@ static const struct option_group *const first_groups[] = {
 	&kernel, &initramfs, &cmdline, &decompress, &cpus, &memory, &on_reset, &rate_group_options,
 };
 static const struct option_group *const last_groups[] = {
-	&confine, &seccomp, &show_sandbox, &config, &print_config, &check, &log_file, &verbose, &help,
+	&confine, &jail, &seccomp, &show_sandbox, &config, &print_config, &check, &log_file, &verbose, &help,
 	&version, &print_man,
 };
 

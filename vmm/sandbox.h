@@ -93,7 +93,10 @@ void sandbox_ahead_close(struct sandbox_ahead *ahead);
 /* --sandbox: what to do about a host that cannot give all of it. */
 enum sandbox_confine_how { SANDBOX_CONFINE_AUTO, SANDBOX_CONFINE_STRICT, SANDBOX_CONFINE_OFF };
 
+struct jail;
+
 struct sandbox_confine_config {
+	struct jail *jail;            /* jail_open()'s; NULL: none */
 	enum sandbox_mode mode;       /* SANDBOX_OFF: nothing is done */
 	enum sandbox_confine_how how;
 	const struct sandbox_role *main; /* what main must still be able to do afterwards; NULL: anything */

@@ -6,7 +6,7 @@ import random
 import time
 
 from devices import disk
-from machine import SIGNALS, deny, expect
+from machine import SIGNALS, Skip, deny, expect
 
 
 def hello(bench):
@@ -206,6 +206,29 @@ def confinement(bench):
     bench.guest_run("test=hello", "--sandbox=off", preexec_fn=no_namespaces)
 
 
+def jail(bench):
+    """Started by root: the machine runs as somebody else, in the place that was named."""
+    if os.geteuid():
+        raise Skip("only root enters a jail")
+    os.mkdir(bench.path("root"))
+    network = bench.network()
+    p = bench.guest_start("test=halt", *disk(bench), "--jail",
+                          f"uid=65534,gid=65534,root={bench.path('root')},netns=/run/netns/{network.name}")
+    p.wait_for("halting")
+    time.sleep(0.2)
+    for name, status in p.threads().items():
+        expect(set(status["Uid"].split()) == {"65534"} and set(status["Gid"].split()) == {"65534"}, f"{name}: {status}")
+        expect(not status["Groups"] and int(status["CapBnd"], 16) == 0 and int(status["CapEff"], 16) == 0, f"{name}: {status}")
+    inside, outside = os.stat(f"/proc/{p.p.pid}/ns/net").st_ino, os.stat(f"/run/netns/{network.name}").st_ino
+    expect(inside == outside, "it is not in the network namespace")
+    expect(os.readlink(f"/proc/{p.p.pid}/root") != "/", "its root is the host's")
+    p.signal(15)
+    expect(p.finish() == 0, p.output)
+    os.symlink(bench.path("root"), bench.path("planted"))
+    p = bench.guest_start("test=halt", "--jail", f"root={bench.path('planted')}")
+    expect(p.finish() == 1 and "symbolic link" in p.output, p.output)
+
+
 def stray_fds(bench):
     """What the caller left open is not open in the machine."""
     fd = os.open("/etc/passwd", os.O_RDONLY)
@@ -247,6 +270,7 @@ def cases():
     yield "idle is idle", idle
     yield "threads are sealed", sealed
     yield "confinement, and what is missing of it", confinement
+    yield "jail", jail
     yield "stray fds are closed", stray_fds
     yield "print-config round trip", print_config
     yield "configuration from JSON", from_config
