@@ -264,6 +264,54 @@ static void ask_memlock(struct answer *a)
 			(unsigned long long)(r.rlim_max / KIB));
 }
 
+/* What of the host's set-up weakens the walls between machines. */
+
+static void ask_smt(struct answer *a)
+{
+	bool on = number_in("/sys/devices/system/cpu/smt/active") != 0;
+
+	say(a, !on, "machines that distrust each other must not share a core: schedule by core, or boot with nosmt",
+		"sibling threads are %s", on ? "in use" : "off");
+}
+
+static void ask_ksm(struct answer *a)
+{
+	bool on = number_in("/sys/kernel/mm/ksm/run") == 1;
+
+	say(a, !on, "whether pages were merged can be measured from inside a guest: echo 2 > /sys/kernel/mm/ksm/run",
+		"merging of equal pages is %s", on ? "on" : "off");
+}
+
+/* The first character of a file, 0 when there is none. */
+static char first_in(const char *path)
+{
+	FILE *f = fopen(path, "re");
+	int c = f ? fgetc(f) : EOF;
+
+	if (f)
+		fclose(f);
+	return c == EOF ? 0 : (char)c;
+}
+
+static void ask_nested(struct answer *a)
+{
+	char intel = first_in("/sys/module/kvm_intel/parameters/nested");
+	char amd = first_in("/sys/module/kvm_amd/parameters/nested");
+	bool on = intel == 'Y' || intel == '1' || amd == 'Y' || amd == '1';
+
+	say(a, !on, "guests are not offered it without --cpus nested=on, but KVM is smaller without: load kvm_intel or "
+		    "kvm_amd with nested=0",
+		"KVM's nesting is %s", on ? "on" : "off");
+}
+
+static void ask_core_pattern(struct answer *a)
+{
+	bool piped = first_in("/proc/sys/kernel/core_pattern") == '|';
+
+	say(a, !piped, "a crash before confinement hands it the process, without guest memory: sysctl kernel.core_pattern=core",
+		"core dumps go to %s", piped ? "a program" : "files, and ours have size 0");
+}
+
 struct question {
 	const char *name;
 	bool needed;
@@ -284,6 +332,10 @@ static const struct question questions[] = {
 	{ "namespaces", false, ask_namespaces },
 	{ "file limit", false, ask_files },
 	{ "lock limit", false, ask_memlock },
+	{ "sibling threads", false, ask_smt },
+	{ "page merging", false, ask_ksm },
+	{ "nesting", false, ask_nested },
+	{ "core dumps", false, ask_core_pattern },
 };
 
 int check_host(void)

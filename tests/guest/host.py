@@ -154,7 +154,8 @@ def check(bench):
     p = bench.start("--check")
     expect(p.finish() == 0, p.output)
     lines = p.output.splitlines()
-    for word in ("KVM", "guest kernel code", "Landlock", "tap networking", "IOMMU", "huge pages", "userfaultfd"):
+    for word in ("KVM", "guest kernel code", "Landlock", "tap networking", "IOMMU", "huge pages", "userfaultfd",
+                 "sibling threads", "page merging", "nesting", "core dumps"):
         expect(any(word in line for line in lines), f"nothing about {word}\n{p.output}")
     expect(all(line.split()[0] in ("ok", "no") for line in lines), p.output)
 
