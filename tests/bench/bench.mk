@@ -20,11 +20,11 @@ $(bench_dir)/tiny.bin: $(bench_dir)/tiny.elf
 # The load of the I/O bench: a bare-metal guest for any monitor that enters PVH kernels.
 load_objects := $(addprefix $(BUILD)/guest/tests/,bench/guest/load.o bench/guest/blk.o bench/guest/net.o \
 	guest/lib.o guest/vio.o guest/pci.o guest/blk.o guest/smp.o \
-	guest/start.o driver/vdriver.o)
-$(bench_dir)/load.elf: $(load_objects) tests/guest/link.ld
+	guest/x86_64/cpu.o guest/x86_64/start.o driver/vdriver.o)
+$(bench_dir)/load.elf: $(load_objects) tests/guest/x86_64/link.ld
 	@mkdir -p $(@D)
 	$(CC) -static -nostdlib -no-pie -Wl,--build-id=none -Wl,-z,noexecstack -Wl,--no-warn-rwx-segments \
-		-Wl,-T,tests/guest/link.ld -o $@ $(load_objects)
+		-Wl,-T,tests/guest/x86_64/link.ld -o $@ $(load_objects)
 
 $(bench_dir)/io_floor: tests/bench/io_floor.c
 	@mkdir -p $(@D)

@@ -41,7 +41,7 @@ bool is_packed(void)
 
 uint64_t ram_end(void)
 {
-	return arg_u64("ram", 128 << 20);
+	return PLACE_RAM + arg_u64("ram", 128 << 20);
 }
 
 void pause_for(uint64_t turns)
@@ -170,6 +170,16 @@ static void control(void)
 	}
 }
 
+/* Returns the number behind the last. */
+static unsigned run_sets(const struct attack_set *const *set, unsigned number, uint64_t from, const char *only)
+{
+	for (; *set; set++)
+		for (unsigned i = 0; i < (*set)->count; i++, number++)
+			if (number >= from && (!only[0] || same(only, (*set)->name)))
+				run_case(*set, i, number);
+	return number;
+}
+
 static void attack(void)
 {
 	uint64_t from = arg_u64("from", 1);
@@ -187,10 +197,8 @@ static void attack(void)
 	fill((void *)(ram_end() - CANARY), CANARY_BYTE, CANARY);
 	a.text = sum_of_program();
 	control();
-	for (const struct attack_set *const *set = attack_sets; *set; set++)
-		for (unsigned i = 0; i < (*set)->count; i++, number++)
-			if (number >= from && (!only[0] || same(only, (*set)->name)))
-				run_case(*set, i, number);
+	number = run_sets(attack_sets, number, from, only);
+	run_sets(cpu_attack_sets, number, from, only);
 }
 
 const struct guest_test attack_tests[] = {

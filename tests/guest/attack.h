@@ -41,6 +41,16 @@ struct attack_set {
 };
 
 extern const struct attack_set *const attack_sets[]; /* NULL ends; attack_sets.c */
+extern const struct attack_set *const cpu_attack_sets[]; /* those of the CPU, behind the others */
+
+/* Places around and between devices, for the set "place". */
+struct attack_place {
+	const char *name; /* NULL ends */
+	uint64_t from, to;
+	bool hole;        /* reads give ones */
+};
+enum { PLACES = 12 };
+extern const struct attack_place cpu_places[PLACES];
 
 /* The case has failed; the first reason is printed. */
 void fail(const char *format, ...) __attribute__((format(printf, 1, 2)));

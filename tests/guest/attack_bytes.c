@@ -4,7 +4,7 @@
  */
 #include "tests/guest/attack.h"
 
-enum { NO_USED = -1, AT_LEAST_1 = -2, FAR = 16 << 20 };
+enum { NO_USED = -1, AT_LEAST_1 = -2, FAR = PLACE_RAM + (16 << 20) };
 
 static const struct {
 	const char *name;

@@ -104,13 +104,13 @@ static uint64_t address(const struct target *t, enum place place)
 	case P_OUT:
 		return (uint64_t)t->out;
 	case P_ZERO:
-		return 0;
+		return PLACE_RAM;
 	case P_END:
 		return ram_end() - 16;
 	case P_PAST:
 		return ram_end();
 	case P_HOLE:
-		return 0xb0000000;
+		return PLACE_HOLE;
 	case P_OWN:
 		return registers_of(t);
 	case P_NOTIFY:
@@ -118,11 +118,11 @@ static uint64_t address(const struct target *t, enum place place)
 	case P_OTHER:
 		return registers_of(t) + (t->v.pci ? 0x4000 : 0x1000);
 	case P_ECAM:
-		return 0xe8000000;
+		return PLACE_ECAM;
 	case P_IOAPIC:
-		return 0xfec00000;
+		return PLACE_CHIP;
 	case P_LAPIC:
-		return 0xfee00000;
+		return PLACE_MESSAGES;
 	case P_FOUR_GIB:
 		return UINT64_C(1) << 32;
 	case P_WRAP:

@@ -4,7 +4,7 @@
  */
 #include "tests/guest/attack.h"
 
-enum { HEADER = 12, RX = 0, TX = 1, FLOOD = 300, FAR = 16 << 20, PAUSE = 20000 };
+enum { HEADER = 12, RX = 0, TX = 1, FLOOD = 300, FAR = PLACE_RAM + (16 << 20), PAUSE = 20000 };
 enum { CSUM = 1, GSO_TCPV4 = 1, GSO_UDP = 3, GSO_TCPV6 = 4, GSO_ECN = 0x80 };
 #define NET_OFFLOADS (UINT64_C(1) | UINT64_C(1) << 11 | UINT64_C(1) << 12 | UINT64_C(1) << 13)
 #define NET_MRG_RXBUF (UINT64_C(1) << 15)

@@ -22,15 +22,15 @@ static const struct {
 	uint64_t at;
 } bars[] = {
 	{ "pc05_at_0", 0 },
-	{ "pc06_on_ram", 0x400000 },
-	{ "pc06_half_on_ram", (128 << 20) - 0x4000 },
-	{ "pc05_in_a_hole", 0xb0000000 },
-	{ "pc06_on_config_space", 0xe8000000 },
-	{ "pc06_on_the_end_of_config_space", 0xe80fc000 },
-	{ "pc06_on_virtio_mmio", 0xfe000000 },
-	{ "pc06_on_the_ioapic", 0xfec00000 },
-	{ "pc06_on_the_local_apic", 0xfee00000 },
-	{ "pc06_on_the_pages_of_kvm", 0xfffbc000 },
+	{ "pc06_on_ram", PLACE_RAM + 0x400000 },
+	{ "pc06_half_on_ram", PLACE_RAM + (128 << 20) - 0x4000 },
+	{ "pc05_in_a_hole", PLACE_HOLE },
+	{ "pc06_on_config_space", PLACE_ECAM },
+	{ "pc06_on_the_end_of_config_space", PLACE_ECAM + 0xfc000 },
+	{ "pc06_on_virtio_mmio", PLACE_VIRTIO },
+	{ "pc06_on_an_interrupt_controller", PLACE_CHIP },
+	{ "pc06_on_the_target_of_messages", PLACE_MESSAGES },
+	{ "pc06_on_the_pages_of_kvm", PLACE_OF_KVM },
 	{ "pc05_below_4_gib", 0xffffc000 },
 	{ "pc05_at_4_gib", 0x100000000 },
 	{ "pc05_at_64_tib", UINT64_C(1) << 46 },
@@ -38,7 +38,7 @@ static const struct {
 	{ "pc05_at_2_to_52", UINT64_C(1) << 52 },
 	{ "pc05_with_the_sign_bit", UINT64_C(1) << 63 },
 	{ "pc05_at_the_top", UINT64_MAX & ~UINT64_C(0x3fff) },
-	{ "pc05_not_aligned", 0xc0001234 },
+	{ "pc05_not_aligned", PLACE_WINDOW + 0x1234 },
 	{ "pc06_on_another_devices_bar", 1 },
 	{ "pc06_on_the_host_bridge", 2 },
 };
@@ -105,7 +105,7 @@ static void moved_in_flight(struct target *t)
 	uint64_t home = pci_bar(t->v.devfn, 0);
 
 	for (unsigned i = 0; i < LOTS; i++) {
-		pci_bar_set(t->v.devfn, 0, 0xd0000000 + i * BAR_SIZE);
+		pci_bar_set(t->v.devfn, 0, PLACE_WINDOW + i * BAR_SIZE);
 		pci_bar_set(t->v.devfn, 0, home);
 		must(target_serves(t), "the device does not serve after move %u", i);
 	}
@@ -153,8 +153,8 @@ static unsigned msix(const struct target *t)
 /* Messages to anywhere: RAM, devices, addresses that are no interrupt's. Delivered or not, nothing else may be. */
 static void messages(struct target *t)
 {
-	static const uint64_t to[] = { 0, 0x100000, 0xfee00000, 0xfeeffffc, 0xfef00000, 0xe8000000, 0xfe000000, 0xfee00001,
-		0xffffffff00000000, 0xfee00000 | UINT64_C(1) << 32, UINT64_MAX };
+	static const uint64_t to[] = { 0, PLACE_RAM + 0x100000, PLACE_MESSAGES, PLACE_MESSAGES + 0xffffc, PLACE_MESSAGES + 0x100000, PLACE_ECAM, PLACE_VIRTIO, PLACE_MESSAGES + 1,
+		0xffffffff00000000, (uint64_t)PLACE_MESSAGES | UINT64_C(1) << 32, UINT64_MAX };
 	uint64_t table = pci_bar(t->v.devfn, 0) + MSIX_AT;
 
 	for (unsigned i = 0; i < ARRAY_SIZE(to); i++) {
@@ -283,20 +283,17 @@ static const struct {
 	{ "extended", 0xf8, 0x110, 1 },
 	{ "end", 0xff0, 0x1000, 1 },
 };
-enum door { BY_ECAM, BY_PORTS, DOORS };
+enum { BY_ECAM, BY_PORTS, DOORS };
 enum { PER_SPACE = VALUE_CLASSES * DOORS };
 
 static void by_ports(unsigned devfn, unsigned at, unsigned width, uint64_t v)
 {
-	unsigned port = PORT_PCI_DATA + (at & 3);
-
-	out32(PORT_PCI_ADDRESS, 0x80000000 | devfn << 8 | (at & 0xfc));
 	if (width == 1)
-		out8((uint16_t)port, (uint8_t)v);
+		pci_write8(devfn, at, (uint8_t)v);
 	else if (width == 2)
-		out16((uint16_t)port, (uint16_t)v);
+		pci_write16(devfn, at, (uint16_t)v);
 	else
-		out32((uint16_t)port, (uint32_t)v);
+		pci_write32(devfn, at, (uint32_t)v);
 }
 
 static void space(struct target *t, unsigned i)
@@ -331,7 +328,7 @@ static void space_title(unsigned i, const char *part[2])
 	bool ports = i / VALUE_CLASSES % DOORS == BY_PORTS;
 
 	/* The ports reach 256 bytes only. */
-	part[0] = here() && !(ports && i / PER_SPACE >= 2) ? spaces[i / PER_SPACE].name : NULL;
+	part[0] = here() && !(ports && (!CONFIG_PORTS || i / PER_SPACE >= 2)) ? spaces[i / PER_SPACE].name : NULL;
 	part[1] = by[i % PER_SPACE];
 }
 

@@ -87,7 +87,7 @@ static uint64_t value(const struct target *t, enum symbol symbol, uint64_t numbe
 	case V_OWN:
 		return t->v.pci ? pci_bar(t->v.devfn, 0) : t->v.mmio;
 	case V_HOLE:
-		return 0xb0000000;
+		return PLACE_HOLE;
 	default:
 		return number;
 	}

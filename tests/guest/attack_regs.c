@@ -73,41 +73,21 @@ const struct attack_set attack_registers = { "registers", ARRAY_SIZE(parts) * PE
 
 /* --- where nothing is --- */
 
-static const struct {
-	const char *name;
-	uint64_t from, to;
-	bool pci;           /* of the PCI machine only */
-	bool hole;          /* reads give ones */
-} places[] = {
-	{ "hole_below_the_pci_window", 0xbffffff0, 0xc0000000, false, true },
-	{ "hole_in_the_middle", 0xb0000ff8, 0xb0001008, false, true },
-	{ "end_of_the_pci_window", 0xe7fffff0, 0xe8000000, false, true },
-	{ "config_space_of_no_function", 0xe80ff000, 0xe80ff010, false, true },
-	{ "behind_config_space", 0xe80ffff0, 0xe8100010, false, false },
-	{ "last_slots_of_virtio_mmio", 0xfebffff0, 0xfec00000, false, true },
-	{ "behind_the_ioapic", 0xfec01000, 0xfec01010, false, true },
-	{ "timers_of_other_machines", 0xfed00000, 0xfed00020, false, true },
-	{ "tpm_of_other_machines", 0xfed40000, 0xfed40040, false, true },
-	{ "behind_the_local_apic", 0xfee01000, 0xfee01010, false, true },
-	{ "above_6_gib", 0x180000000, 0x180000010, false, true },
-	{ "below_8_gib", 0x1fffffff0, 0x1fffffff8, false, true },
-};
-
 static void place(struct target *t, unsigned i)
 {
 	unsigned p = i / VALUE_CLASSES;
 
 	(void)t;
-	if (places[p].hole)
-		for (uint64_t at = places[p].from; at + 8 <= places[p].to; at++)
+	if (cpu_places[p].hole)
+		for (uint64_t at = cpu_places[p].from; at + 8 <= cpu_places[p].to; at++)
 			must(read_width(at, 4) == 0xffffffff, "0x%lx reads 0x%lx", at, read_width(at, 4));
-	sweep(places[p].from, places[p].to, 1, (enum value_class)(i % VALUE_CLASSES));
+	sweep(cpu_places[p].from, cpu_places[p].to, 1, (enum value_class)(i % VALUE_CLASSES));
 }
 
 static void place_title(unsigned i, const char *part[2])
 {
-	part[0] = is_packed() ? NULL : places[i / VALUE_CLASSES].name;
+	part[0] = is_packed() ? NULL : cpu_places[i / VALUE_CLASSES].name;
 	part[1] = value_class_name(i % VALUE_CLASSES);
 }
 
-const struct attack_set attack_places = { "place", ARRAY_SIZE(places) * VALUE_CLASSES, place_title, place, NULL, 100 };
+const struct attack_set attack_places = { "place", PLACES * VALUE_CLASSES, place_title, place, NULL, 100 };

@@ -37,13 +37,13 @@ static uint64_t place(const struct target *t, enum spot spot, unsigned part, uin
 	case S_ACROSS:
 		return ram_end() - 16;
 	case S_HOLE:
-		return 0xb0000000;
+		return PLACE_HOLE;
 	case S_OWN:
 		return t->v.pci ? pci_bar(t->v.devfn, 0) : t->v.mmio;
 	case S_ECAM:
-		return 0xe8000000;
+		return PLACE_ECAM;
 	case S_LAPIC:
-		return 0xfee00000;
+		return PLACE_MESSAGES;
 	case S_TOP:
 		return UINT64_MAX - 15;
 	case S_HIGH:
@@ -218,7 +218,7 @@ static void new_size(struct target *t)
 
 static void new_places(struct target *t)
 {
-	rewrite(t, RING, 0xfee00000);
+	rewrite(t, RING, PLACE_MESSAGES);
 }
 
 static void enable_twice(struct target *t)

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 
-from machine import HANG, Failure, Network, Skip, expect
+from machine import HANG, PC, Failure, Network, Skip, expect
 
 DISK = 16 << 20
 SERIAL = "serial-0123456789abc"
@@ -228,6 +228,17 @@ def data_reaches_the_file(bench):
         expect(any(f.read(512)), "the last sector of the file is still zero")
 
 
+def of_a_pc():
+    """Its ports and the devices behind them."""
+    yield "hostile port sweep", lambda b: b.guest_run("test=ports")
+    yield "serial", lambda b: b.guest_run("test=serial")
+    yield "serial file", serial_file
+    yield "serial socket", serial_socket
+    yield "rtc", lambda b: b.guest_run(f"test=rtc year={time.gmtime().tm_year % 100}")
+    yield "i8042 and acpi", lambda b: b.guest_run("test=i8042")
+    yield "memory map", lambda b: b.guest_run("test=memory")
+
+
 def cases():
     yield from blk_matrix()
     yield "blk readonly", readonly
@@ -256,12 +267,7 @@ def cases():
     yield "net limited and captured", net_limited_and_captured
     yield "pci", on_disk("pci", num_queues=2)
     yield "hostile config space sweep", on_disk("config-sweep")
-    yield "hostile port sweep", lambda b: b.guest_run("test=ports")
-    yield "serial", lambda b: b.guest_run("test=serial")
-    yield "serial file", serial_file
-    yield "serial socket", serial_socket
     yield "serial pty", serial_pty
-    yield "rtc", lambda b: b.guest_run(f"test=rtc year={time.gmtime().tm_year % 100}")
-    yield "i8042 and acpi", lambda b: b.guest_run("test=i8042")
-    yield "memory map", lambda b: b.guest_run("test=memory")
     yield "memory edges", lambda b: b.guest_run("test=edges")
+    if PC:
+        yield from of_a_pc()

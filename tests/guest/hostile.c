@@ -25,8 +25,8 @@ static void works_again(struct blk *b, const char *name)
 /* Ring addresses that are not RAM, not aligned, or at the edge. */
 static void bad_addresses(struct blk *b)
 {
-	const uint64_t ram = arg_u64("ram", 128 << 20);
-	const uint64_t places[] = { ram, ram - 16, UINT64_MAX - 15, UINT64_C(1) << 63, 0xfee00000, 0xfe000000, 3, 0xd0000000,
+	const uint64_t ram = PLACE_RAM + arg_u64("ram", 128 << 20);
+	const uint64_t places[] = { ram, ram - 16, UINT64_MAX - 15, UINT64_C(1) << 63, PLACE_MESSAGES, PLACE_VIRTIO, 3, PLACE_WINDOW,
 		UINT64_MAX };
 	const uint64_t good = (uint64_t)dma(4096, 4096);
 
@@ -90,7 +90,7 @@ static void rewritten(struct blk *b)
 {
 	uint64_t features = b->v.features;
 
-	vio_queue_program(&b->v, 0, 4, 0xfee00000, 0xfee00000, 0xfee00000);
+	vio_queue_program(&b->v, 0, 4, PLACE_MESSAGES, PLACE_MESSAGES, PLACE_MESSAGES);
 	vio_queue_enable(&b->v, 0);
 	check(blk_works(b, 0), "a running queue does not see its registers change", "it does");
 	vio_set_driver_features(&b->v, 0);

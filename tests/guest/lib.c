@@ -5,12 +5,11 @@
 
 #include "tests/guest/tests.h"
 
-enum { ASK_HALT = 0x68616c74, ASK_TRIPLE = 0x74726970 }; /* start.S */
 enum { DMA_SIZE = 8 << 20, LINE_MAX = 256 };
 
 /* The guest is one program on one CPU: what it knows is here. */
 static struct {
-	const struct hvm_start_info *info;
+	const void *boot;
 	const char *cmdline;
 	unsigned failed;
 	size_t dma_used, dma_kept;
@@ -18,31 +17,10 @@ static struct {
 
 static uint8_t dma_bytes[DMA_SIZE] __attribute__((aligned(4096)));
 
-void *memset(void *to, int value, size_t len)
-{
-	void *ret = to;
-
-	__asm__ volatile("rep stosb" : "+D"(to), "+c"(len) : "a"(value) : "memory");
-	return ret;
-}
-
-void *memcpy(void *to, const void *from, size_t len)
-{
-	void *ret = to;
-
-	__asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(len) : : "memory");
-	return ret;
-}
-
-static void put(char c)
-{
-	out8(PORT_COM1, (uint8_t)c);
-}
-
 static void put_text(const char *s)
 {
 	while (*s)
-		put(*s++);
+		cpu_put(*s++);
 }
 
 static void put_number(uint64_t v, unsigned base)
@@ -55,13 +33,13 @@ static void put_number(uint64_t v, unsigned base)
 		v /= base;
 	} while (v);
 	while (n--)
-		put(digits[n]);
+		cpu_put(digits[n]);
 }
 
 static void put_signed(int64_t v)
 {
 	if (v < 0)
-		put('-');
+		cpu_put('-');
 	put_number(v < 0 ? -(uint64_t)v : (uint64_t)v, 10);
 }
 
@@ -71,7 +49,7 @@ void say_args(const char *f, va_list ap)
 		bool wide;
 
 		if (*f != '%') {
-			put(*f);
+			cpu_put(*f);
 			continue;
 		}
 		wide = *++f == 'l';
@@ -81,7 +59,7 @@ void say_args(const char *f, va_list ap)
 			put_text(va_arg(ap, const char *));
 			break;
 		case 'c':
-			put((char)va_arg(ap, int));
+			cpu_put((char)va_arg(ap, int));
 			break;
 		case 'd':
 			put_signed(wide ? va_arg(ap, long) : va_arg(ap, int));
@@ -93,7 +71,7 @@ void say_args(const char *f, va_list ap)
 			put_number(wide ? va_arg(ap, unsigned long) : va_arg(ap, unsigned), 16);
 			break;
 		default:
-			put('?');
+			cpu_put('?');
 			break;
 		}
 	}
@@ -248,9 +226,9 @@ uint64_t arg_u64(const char *key, uint64_t otherwise)
 	return n;
 }
 
-const struct hvm_start_info *start_info(void)
+const void *boot_table(void)
 {
-	return guest.info;
+	return guest.boot;
 }
 
 void *dma(size_t size, size_t align)
@@ -276,46 +254,17 @@ void dma_keep(void)
 	guest.dma_kept = guest.dma_used;
 }
 
-void power_off(void)
-{
-	enum { S5_ENABLE = 5 << 2 | 1 << 5 }; /* ACPI 6.5 §4.8.3.7: sleep type, SLP_EN */
-
-	out8(PORT_GED_SLEEP, S5_ENABLE);
-	out8(PORT_DEBUG_EXIT, 0);
-	for (;;)
-		relax();
-}
-
-void reset(void)
-{
-	out8(PORT_I8042, 0xfe);
-	for (;;)
-		relax();
-}
-
-void halt(void)
-{
-	__asm__ volatile("ud2" : : "a"(ASK_HALT) : "memory");
-	__builtin_unreachable();
-}
-
-void triple_fault(void)
-{
-	__asm__ volatile("ud2" : : "a"(ASK_TRIPLE) : "memory");
-	__builtin_unreachable();
-}
-
 /* start.S: from an exception, on a stack of its own; what was interrupted is lost. */
-void guest_exception(uint64_t vector, uint64_t code, uint64_t rip, uint64_t cr2)
+void guest_exception(uint64_t vector, uint64_t code, uint64_t at, uint64_t address)
 {
-	say("\nnot ok no exception: vector %lu, code 0x%lx, at 0x%lx, address 0x%lx\n", vector, code, rip, cr2);
+	say("\nnot ok no exception: vector %lu, code 0x%lx, at 0x%lx, address 0x%lx\n", vector, code, at, address);
 	say("done %u failed\n", guest.failed + 1);
 	power_off();
 }
 
-static const struct guest_test *find_test(const char *name)
+static const struct guest_test *find_test(const struct guest_test *const *list, const char *name)
 {
-	for (const struct guest_test *const *list = guest_tests; *list; list++)
+	for (; *list; list++)
 		for (const struct guest_test *t = *list; t->name; t++)
 			if (same(t->name, name))
 				return t;
@@ -323,17 +272,18 @@ static const struct guest_test *find_test(const char *name)
 }
 
 /* start.S */
-void guest_main(const struct hvm_start_info *info)
+void guest_main(const void *boot)
 {
 	const struct guest_test *test;
+	const char *cmdline = cpu_command_line(boot);
 	char name[LINE_MAX] = "";
 
-	guest.info = info;
-	guest.cmdline = (const char *)info->cmdline_paddr;
-	if (!guest.cmdline)
-		guest.cmdline = "";
+	guest.boot = boot;
+	guest.cmdline = cmdline ? cmdline : "";
 	arg_copy("test", name, sizeof(name));
-	test = find_test(name);
+	test = find_test(guest_tests, name);
+	if (!test)
+		test = find_test(cpu_tests, name);
 	if (!check(test != NULL, "the test is known", "test=%s", name))
 		power_off();
 	test->run();

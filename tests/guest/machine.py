@@ -1,6 +1,7 @@
 """A microvm process under test, and what cases need around it: files, sockets, a network namespace."""
 import ctypes
 import os
+import platform
 import re
 import selectors
 import signal
@@ -13,6 +14,7 @@ import uuid
 
 HANG = 120      # seconds after which a case has hung
 MEMORY = 128 << 20
+PC = platform.machine() == "x86_64"  # or an ARM machine, which has other platform devices
 
 
 class Failure(Exception):

@@ -1,47 +1,11 @@
 /* PCI config space; pci.h says how. */
 #include "tests/guest/pci.h"
 
-enum { ECAM_DEFAULT = 0xe8000000, BAR_64BIT = 4, BAR_FLAGS = 15 };
-
-static uint16_t select(unsigned devfn, unsigned at)
-{
-	out32(PORT_PCI_ADDRESS, 0x80000000u | devfn << 8 | (at & 0xfc));
-	return (uint16_t)(PORT_PCI_DATA + (at & 3));
-}
-
-uint8_t pci_read8(unsigned devfn, unsigned at)
-{
-	return in8(select(devfn, at));
-}
-
-uint16_t pci_read16(unsigned devfn, unsigned at)
-{
-	return in16(select(devfn, at));
-}
-
-uint32_t pci_read32(unsigned devfn, unsigned at)
-{
-	return in32(select(devfn, at));
-}
-
-void pci_write8(unsigned devfn, unsigned at, uint8_t v)
-{
-	out8(select(devfn, at), v);
-}
-
-void pci_write16(unsigned devfn, unsigned at, uint16_t v)
-{
-	out16(select(devfn, at), v);
-}
-
-void pci_write32(unsigned devfn, unsigned at, uint32_t v)
-{
-	out32(select(devfn, at), v);
-}
+enum { BAR_64BIT = 4, BAR_FLAGS = 15 };
 
 uint64_t pci_ecam(unsigned devfn, unsigned at)
 {
-	return arg_u64("ecam", ECAM_DEFAULT) + ((uint64_t)devfn << 12) + at;
+	return arg_u64("ecam", (uint64_t)PLACE_ECAM) + ((uint64_t)devfn << 12) + at;
 }
 
 int pci_find(uint16_t vendor, uint16_t device, unsigned n)

@@ -1,4 +1,7 @@
-/* PCI config space by both of its doors: ports (PCI 3.0 §3.2.2.3.2) and ECAM (PCI Express 4.0 §7.2.2), bus 0 only. */
+/*
+ * PCI config space, bus 0 only, by ECAM (PCI Express 4.0 §7.2.2) and by the CPU's other door, if it has one: the ports of x86
+ * (PCI 3.0 §3.2.2.3.2). pci_read*() and pci_write*() are of the CPU's folder, and take that one.
+ */
 #ifndef TESTS_GUEST_PCI_H
 #define TESTS_GUEST_PCI_H
 
@@ -22,13 +25,16 @@ enum pci_reg {
 	PCI_DEVFNS = 256,
 };
 
-/* By ports; `at` below 256. */
+/* `at` below 256. */
 uint8_t pci_read8(unsigned devfn, unsigned at);
 uint16_t pci_read16(unsigned devfn, unsigned at);
 uint32_t pci_read32(unsigned devfn, unsigned at);
 void pci_write8(unsigned devfn, unsigned at, uint8_t v);
 void pci_write16(unsigned devfn, unsigned at, uint16_t v);
 void pci_write32(unsigned devfn, unsigned at, uint32_t v);
+
+/* Checks what the CPU's doors to config space say of a virtio function. */
+void pci_check_doors(unsigned devfn);
 
 /* Where ECAM has it; ecam= on the command line moves it. */
 uint64_t pci_ecam(unsigned devfn, unsigned at);

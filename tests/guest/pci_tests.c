@@ -6,33 +6,6 @@
 enum { WINDOW_BAR = 4, WINDOW_OFFSET = 8, WINDOW_LENGTH = 12, WINDOW_DATA = 16, VIRTIO_VENDOR = 0x1af4, BAR = 0 };
 enum { MSIX_CONTROL = 2, MSIX_TABLE = 4, MSIX_PBA = 8, MSIX_ENABLE = 1 << 15, MSIX_MASK_ALL = 1 << 14 };
 
-static void config_doors(unsigned devfn)
-{
-	bool agree = true;
-
-	for (unsigned at = 0; at < 256; at += 4)
-		agree &= pci_read32(devfn, at) == read32(pci_ecam(devfn, at));
-	for (unsigned at = 0; at < 64; at++)
-		agree &= pci_read8(devfn, at) == read8(pci_ecam(devfn, at));
-	for (unsigned at = 0; at < 64; at += 2)
-		agree &= pci_read16(devfn, at) == read16(pci_ecam(devfn, at));
-	check(agree, "ports and ECAM show the same config space", "they differ");
-	pci_write16(devfn, PCI_COMMAND, PCI_COMMAND_MEMORY);
-	check_equal(read16(pci_ecam(devfn, PCI_COMMAND)) & 7, PCI_COMMAND_MEMORY, "a write by ports is seen by ECAM");
-	write16(pci_ecam(devfn, PCI_COMMAND), PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
-	check_equal(pci_read16(devfn, PCI_COMMAND) & 7, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER,
-		"a write by ECAM is seen by ports");
-	pci_write32(devfn, PCI_VENDOR, 0);
-	check_equal(pci_read16(devfn, PCI_VENDOR), VIRTIO_VENDOR, "ids take no write");
-	check_equal(pci_read32(31 << 3 | 7, 0), 0xffffffff, "an absent function reads as ones by ports");
-	check_equal(read32(pci_ecam(31 << 3 | 7, 0)), 0xffffffff, "an absent function reads as ones by ECAM");
-	out32(PORT_PCI_ADDRESS, 0x80000000u | 5 << 16);
-	check_equal(in32(PORT_PCI_DATA), 0xffffffff, "an absent bus reads as ones");
-	out32(PORT_PCI_ADDRESS, 0);
-	check_equal(in32(PORT_PCI_DATA), 0xffffffff, "the data port reads as ones while disabled");
-	check_equal(pci_read8(0, PCI_HEADER), 0, "there is a host bridge with a normal header");
-}
-
 static bool answers(const struct blk *b)
 {
 	return vio_device_features(&b->v) & VD_F_VERSION_1;
@@ -78,10 +51,11 @@ static void move(struct blk *b)
 	check(answers(b), "the device answers at its new place", "it does not");
 	check_equal(read32(common + COMMON_DEVICE_FEATURE), 0xffffffff, "nothing answers at its old place");
 	check(blk_works(b, 0), "a running queue is kicked at its new place", "it is not");
-	pci_bar_set(devfn, BAR, 0x100000);
-	check(read64(0x100000) != UINT64_MAX && read64(0x100000) == *(volatile uint64_t *)0x100000,
+	pci_bar_set(devfn, BAR, PLACE_RAM + 0x100000);
+	check(read64(PLACE_RAM + 0x100000) != UINT64_MAX &&
+		read64(PLACE_RAM + 0x100000) == *(volatile uint64_t *)(PLACE_RAM + 0x100000ul),
 		"a BAR on RAM does not hide RAM", "it does");
-	pci_bar_set(devfn, BAR, 0xfee00000);
+	pci_bar_set(devfn, BAR, PLACE_MESSAGES);
 	pci_bar_set(devfn, BAR, UINT64_C(1) << 51);
 	pci_bar_set(devfn, BAR, pci_ecam(0, 0));
 	check_equal(pci_read16(devfn, PCI_VENDOR), VIRTIO_VENDOR, "config space outlives a BAR on top of it");
@@ -145,9 +119,9 @@ static void msix(struct blk *b)
 		"MSI-X control takes its two bits and no more");
 	table = pci_bar(devfn, pci_read32(devfn, cap + MSIX_TABLE) & 7) + (pci_read32(devfn, cap + MSIX_TABLE) & ~7u);
 	check_equal(read32(table + 12) & 1, 1, "vectors are masked at first");
-	write32(table, 0xfee00000);
+	write32(table, PLACE_MESSAGES);
 	write32(table + 8, 0x41);
-	check(read32(table) == 0xfee00000 && read32(table + 8) == 0x41, "a table entry keeps what is written", "0x%x",
+	check(read32(table) == PLACE_MESSAGES && read32(table + 8) == 0x41, "a table entry keeps what is written", "0x%x",
 		read32(table));
 	write16(common + COMMON_CONFIG_VECTOR, (uint16_t)(vectors - 1));
 	check_equal(read16(common + COMMON_CONFIG_VECTOR), vectors - 1u, "a vector that exists is taken");
@@ -169,7 +143,7 @@ static void pci(void)
 
 	if (!blk_open(&b, 0))
 		return;
-	config_doors(b.v.devfn);
+	pci_check_doors(b.v.devfn);
 	decoding(&b);
 	window(&b);
 	msix(&b);

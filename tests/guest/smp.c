@@ -1,13 +1,7 @@
-/*
- * The second vCPU. It is started as the architecture says (Intel SDM vol. 3 §9.4.4.1: INIT, then a startup IPI whose
- * vector is the page of its first instruction), and from then on only writes to memory at CPL 3.
- */
+/* The second vCPU: it is started as the architecture says, and from then on only writes to memory. */
 #include "tests/guest/smp.h"
 
-enum { LAPIC_ICR = 0xfee00300, LAPIC_ICR_HIGH = 0xfee00310, INIT = 0x4500, STARTUP = 0x4600, AP_PAGE = 9, AP_ID = 1,
-	GOOD_SHARE = 61, BAD_SHARE = 6 };
-
-extern const uint8_t ap_begin[], ap_end[]; /* start.S */
+enum { GOOD_SHARE = 61, BAD_SHARE = 6 };
 
 static struct {
 	bool alive, go, resting;
@@ -81,11 +75,7 @@ bool smp_start(void)
 {
 	if (LOAD(shared.alive))
 		return true;
-	__builtin_memcpy((void *)((uint64_t)AP_PAGE << 12), ap_begin, (size_t)(ap_end - ap_begin));
-	write32(LAPIC_ICR_HIGH, AP_ID << 24);
-	write32(LAPIC_ICR, INIT);
-	write32(LAPIC_ICR_HIGH, AP_ID << 24);
-	write32(LAPIC_ICR, STARTUP | AP_PAGE);
+	cpu_start_second();
 	return becomes(&shared.alive);
 }
 

@@ -5,7 +5,6 @@
 
 const struct guest_test *const guest_tests[] = {
 	life_tests,
-	platform_tests,
 	pci_tests,
 	regs_tests,
 	blk_tests,

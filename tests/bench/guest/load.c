@@ -55,3 +55,4 @@ bool load_next(const char **list, struct load_case *ret)
 
 static const struct guest_test loads[] = { { "blk", blk_load }, { "net", net_load }, { 0 } };
 const struct guest_test *const guest_tests[] = { loads, NULL };
+const struct guest_test *const cpu_tests[] = { NULL };

@@ -1,4 +1,4 @@
-/* Platform devices at the PC's places: RTC and CMOS RAM, i8042, GED, pvpanic; and all ports together. */
+/* Platform devices at the PC's places: RTC and CMOS RAM, i8042, GED, pvpanic, the memory map; and all ports together. */
 #include "tests/guest/lib.h"
 #include "tests/guest/tests.h"
 
@@ -82,9 +82,38 @@ static void ports(void)
 	check_equal(in32(0xe000), 0xffffffff, "a port without a device reads as ones in all bytes");
 }
 
+/* The memory map of the start info: all of RAM and nothing that is not. */
+static void memory(void)
+{
+	const struct hvm_start_info *info = boot_table();
+	const struct hvm_memmap_entry *map = (const struct hvm_memmap_entry *)info->memmap_paddr;
+	uint64_t ram = 0, last = 0;
+	bool sorted = true;
+
+	for (unsigned i = 0; i < info->memmap_entries; i++) {
+		sorted &= map[i].addr >= last;
+		last = map[i].addr + map[i].size;
+		if (map[i].type == 1)
+			ram += map[i].size;
+	}
+	check(info->memmap_entries != 0, "there is a memory map", "it is empty");
+	check(sorted, "the memory map is sorted and does not overlap itself", "it does not");
+	check(ram <= arg_u64("ram", 0) && ram >= arg_u64("ram", 0) - (1 << 20), "the memory map has all RAM",
+		"%lu bytes", (unsigned long)ram);
+}
+
+static void panic(void)
+{
+	check(in8(PORT_PVPANIC) & 1, "pvpanic offers the panic event", "0x%x", in8(PORT_PVPANIC));
+	say("panicking\n");
+	out8(PORT_PVPANIC, 1);
+}
+
 const struct guest_test platform_tests[] = {
 	{ "rtc", rtc },
 	{ "i8042", i8042 },
 	{ "ports", ports },
+	{ "memory", memory },
+	{ "panic", panic },
 	{ NULL, NULL },
 };

@@ -1,0 +1,28 @@
+#!/bin/bash
+# The bare-metal guests of a cross build (tests/guest), in the emulated host. Everything is emulated, so these are the ones that
+# ask something of the CPU's own code, of each transport and of each ring format. `make guest` runs all of them, and with the
+# sanitizers, where tests run on the machine that they were built for.
+. "$(dirname "$0")/lib.sh"
+case $microvm in
+"$tree"/build/*/microvm) ;;
+*) exit 0 ;;
+esac
+# The short list is for what the CPU's own code does for Linux.
+brief && exit 0
+# With a GICv2 there are no messages, so no PCI devices.
+grep -qs GICv2 /proc/interrupts && exit 0
+
+# guest NAME...: the cases whose names begin with it.
+guest() {
+	python3 "$tree/tests/guest/run" --program "$microvm" --guest "${microvm%/microvm}/guest/guest.Image" "$@" >"$dir/out" 2>&1 ||
+		{ cp "$dir/out" "$dir/stderr"; fail "$(grep -a ' FAILED' "$dir/out" | head -n 3 | tr -s ' ' | tr '\n' ';')"; }
+	grep -aq '^guest: [1-9][0-9]* passed' "$dir/out" || fail "none of them ran: $(tail -n 1 "$dir/out")"
+}
+unset TALLY
+
+t guest_starts_and_ends guest hello 'exit after' 'reboot by' 'SIGTERM ends' 'memory edges'
+t guest_blk guest 'blk pci plain' 'blk pci packed,event_idx,indirect,in_order' 'blk mmio event_idx,indirect' \
+	'blk mmio packed,in_order' 'blk readonly' 'blk data'
+t guest_registers guest registers pci
+t guest_chars guest 'rng pci split' 'rng mmio packed' 'console pci packed' 'console mmio split'
+t guest_net guest 'net tap pci split' 'net tap mmio packed'
