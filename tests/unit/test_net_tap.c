@@ -132,6 +132,14 @@ Test(net_tap, frames_pass_in_both_directions_with_their_headers)
 	rig_free(f.rig);
 }
 
+/* A tap with two pairs: the second one and the control queue run too. */
+static void setup_two_pairs(struct fixture *f, const char *keys)
+{
+	setup_tap(f, keys);
+	for (unsigned i = 2; i < 5; i++)
+		rig_start(f->rig, i, QUEUE, f->rig->dev->offered);
+}
+
 /* Commands through the control queue of a device with two pairs. */
 static void set_pairs(struct fixture *f, uint16_t pairs)
 {
@@ -229,9 +237,7 @@ Test(net_tap, a_tap_that_is_removed_is_a_link_that_is_down_and_nothing_spins)
 
 	if (!own_network())
 		cr_skip_test("no network namespace or no /dev/net/tun");
-	setup_tap(&f, "tap=mvtest0,num_queues=4");
-	for (unsigned i = 2; i < 5; i++)
-		rig_start(f.rig, i, QUEUE, f.rig->dev->offered);
+	setup_two_pairs(&f, "tap=mvtest0,num_queues=4");
 	set_pairs(&f, 2);
 	offer(&f, BUF, 2000);
 	kick(&f, RX);
@@ -337,9 +343,7 @@ Test(net_tap, several_queues_of_one_tap_are_taken_into_use_and_out_again)
 
 	if (!own_network())
 		cr_skip_test("no network namespace or no /dev/net/tun");
-	setup_tap(&f, "tap=mvtest0,num_queues=4");
-	for (unsigned i = 2; i < 5; i++)
-		rig_start(f.rig, i, QUEUE, f.rig->dev->offered);
+	setup_two_pairs(&f, "tap=mvtest0,num_queues=4");
 	wire = wire_of("mvtest0");
 	for (int round = 0; round < 3; round++) {
 		cr_assert(pair_sends(&f, 0, wire, (uint8_t)(0x50 + round)));
@@ -421,9 +425,7 @@ Test(net_tap, several_queues_can_be_handed_over)
 	snprintf(text, sizeof(text), "fd=[%d,%d],num_queues=4", dup(fd[0]), strange);
 	refused(text, "all have to be queues of one");
 	snprintf(text, sizeof(text), "fd=[%d,%d],num_queues=4", fd[0], fd[1]);
-	setup_tap(&f, text);
-	for (unsigned i = 2; i < 5; i++)
-		rig_start(f.rig, i, QUEUE, f.rig->dev->offered);
+	setup_two_pairs(&f, text);
 	wire = wire_of("mvtest0");
 	set_pairs(&f, 2);
 	cr_assert(pair_sends(&f, 1, wire, 0x71));
