@@ -164,6 +164,12 @@ struct device_type {
 	 * never. Such fds survive sandbox_early().
 	 */
 	int (*handed_fd)(const void *options, unsigned i);
+	/*
+	 * Somebody outside this process serves a device with these options, so guest memory must
+	 * be a memfd that can be handed over (mem.h). Main, before memory is made; pure. NULL:
+	 * never.
+	 */
+	bool (*shares_memory)(const void *options);
 	/* *ret is NULL after 0 when the options turn the device off. */
 	int (*create)(struct device **ret, const struct device_env *env, const void *options,
 		struct error *err);

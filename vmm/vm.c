@@ -80,11 +80,23 @@ static int check_memory(uint64_t size, struct error *err)
 		(unsigned long long)(size / GIB), MEMORY_OVERCOMMIT_MAX, (unsigned long long)(all / GIB));
 }
 
+/* shared=auto: when a device needs it. */
+static int choose_shared(const struct vm *vm, const struct options_memory *o, bool *ret, struct error *err)
+{
+	const char *flag = vm_devices_sharing(vm);
+
+	if (flag && o->shared == OPTIONS_OFF)
+		return error_set(err, EINVAL,
+			"--memory shared=off: another process serves a device of --%s and needs the guest's memory; "
+			"leave shared out", flag);
+	*ret = flag || o->shared == OPTIONS_ON;
+	return 0;
+}
+
 static int add_memory(struct vm *vm, struct error *err)
 {
 	const struct options_memory *o = options_get(vm->options, "memory", 0);
-	const struct mem_config config = {
-		.shared = o->shared == OPTIONS_ON,
+	struct mem_config config = {
 		.hugepages = o->hugepages,
 		.hugepage_size = o->hugepage_size,
 		.thp = o->thp,
@@ -94,6 +106,8 @@ static int add_memory(struct vm *vm, struct error *err)
 	unsigned bits = arch_phys_bits(vm->kvm.dev_fd);
 	int r = check_memory(o->size, err);
 
+	if (r == 0)
+		r = choose_shared(vm, o, &config.shared, err);
 	if (vm->cpus.max_phys_bits)
 		bits = MIN(bits, vm->cpus.max_phys_bits);
 	if (r == 0)

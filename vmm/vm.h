@@ -105,6 +105,8 @@ int vm_reset_machine(struct vm *vm, struct error *err) NEEDS_CHECK;
 
 /* vm_devices.c */
 int vm_devices_create(struct vm *vm, struct error *err) NEEDS_CHECK;
+/* The flag of a device whose options need shared memory, or NULL. Before memory is made. */
+const char *vm_devices_sharing(const struct vm *vm);
 void vm_devices_destroy(struct vm *vm);
 
 /* vm_run.c; main */

@@ -140,6 +140,19 @@ static int create_platform(struct vm *vm, struct error *err)
 	return 0;
 }
 
+const char *vm_devices_sharing(const struct vm *vm)
+{
+	for (const struct device_type *const *t = device_types; *t; t++) {
+		unsigned n = (*t)->options && (*t)->shares_memory ?
+			options_count(vm->options, (*t)->options->flag) : 0;
+
+		for (unsigned i = 0; i < n; i++)
+			if ((*t)->shares_memory(options_get(vm->options, (*t)->options->flag, i)))
+				return (*t)->options->flag;
+	}
+	return NULL;
+}
+
 int vm_devices_create(struct vm *vm, struct error *err)
 {
 	int r = rate_groups_create(&vm->rate_groups, vm->options, err);

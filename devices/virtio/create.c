@@ -405,7 +405,7 @@ int virtio_create(struct device **ret, const struct device_type *row,
 	if (r == 0)
 		r = make_kicks(f, err);
 	if (r == 0)
-		r = back_worker_create(&f->back, f->dev, env, err);
+		r = (f->dev->make_back ? f->dev->make_back : back_worker_create)(&f->back, f->dev, env, err);
 	if (r == 0)
 		r = o->transport == VIRTIO_TRANSPORT_MMIO ? transport_mmio_create(f, env, err) :
 			transport_pci_create(f, env, err);

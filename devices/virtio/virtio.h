@@ -48,6 +48,7 @@ enum virtio_feature {
 enum { VIRTIO_QUEUES_MAX = 64, VIRTIO_QUEUE_SIZE_MAX = 1024, VIRTIO_CONFIG_MAX = 256, VIRTIO_NO_VECTOR = 0xffff };
 
 struct virtio_device;
+struct back;
 struct queue;
 struct chain;
 
@@ -183,6 +184,12 @@ struct virtio_device {
 	const struct syscall_row *syscalls[VIRTIO_SYSCALL_TABLES];
 	struct virtio_config config;
 	struct queue *queues[VIRTIO_QUEUES_MAX]; /* running ones, else NULL; entry i: owner of queue i */
+	/*
+	 * const after create: who serves the queues (back.h), when it is not a worker of ours.
+	 * Main, stage 2, after create(). NULL: back_worker_create.
+	 */
+	int (*make_back)(struct back **ret, struct virtio_device *dev, const struct device_env *env,
+		struct error *err);
 	/*
 	 * Tell the guest that the config image changed (§2.5). Any worker of the device; posts to
 	 * the front.
