@@ -168,6 +168,9 @@ static int map_scratch(struct decompressed *d, size_t cap, struct error *e)
 	return 0;
 }
 
+/* Completes library_load()'s sentence. */
+static const char PURPOSE[] = "to unpack it";
+
 int decompress_run(struct decompressed *ret, const struct decompress_format *format,
 	const uint8_t *in, size_t len, size_t cap, struct error *e)
 {
@@ -177,7 +180,7 @@ int decompress_run(struct decompressed *ret, const struct decompress_format *for
 
 	if (len < format->magic_len)
 		return error_set(e, EBADMSG, "the %s data is truncated", format->name);
-	lib = library_load(format->soname, format->package, format->name, e);
+	lib = library_load(format->soname, format->package, PURPOSE, e);
 	if (!lib)
 		return -ELIBACC;
 	r = map_scratch(&d, cap, e);
@@ -187,7 +190,7 @@ int decompress_run(struct decompressed *ret, const struct decompress_format *for
 	if (r) {
 		decompress_free(&d);
 		if (r == -ELIBACC)
-			return library_missing(format->soname, format->package, format->name, e);
+			return library_missing(format->soname, format->package, PURPOSE, e);
 		if (r == -ENOMEM)
 			return error_set(e, ENOMEM,
 				"no memory to unpack the %s data; free some on "

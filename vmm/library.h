@@ -14,9 +14,12 @@
 /* A local function pointer with the type of the library's function of that name, or NULL. */
 #define LIBRARY_SYMBOL(lib, name) __typeof__(&name) lib_##name = dlsym(lib, #name)
 
-/* NULL, and a sentence that names the Debian package to install; `what` it is needed to unpack. */
-void *library_load(const char *soname, const char *package, const char *what, struct error *err);
+/*
+ * NULL, and a sentence that names the Debian package to install and what the library is needed for:
+ * `purpose` is its middle, "is needed ... ;".
+ */
+void *library_load(const char *soname, const char *package, const char *purpose, struct error *err);
 /* The same sentence, for a library without the symbols that are needed; -ELIBACC. */
-int library_missing(const char *soname, const char *package, const char *what, struct error *err);
+int library_missing(const char *soname, const char *package, const char *purpose, struct error *err);
 
 #endif

@@ -6,9 +6,10 @@
  */
 #include "devices/host/capture_filter.h"
 
-#include <dlfcn.h>
 #include <errno.h>
 #include <stdlib.h>
+
+#include "vmm/library.h"
 
 enum { ETHERNET = 1 /* DLT_EN10MB */, SNAP = 256 * KIB };
 #define ANY_NETMASK UINT32_MAX
@@ -24,30 +25,22 @@ struct capture_filter {
 	void (*free_code)(struct program *program);
 };
 
-static void *symbol(void *lib, const char *name, struct error *err)
-{
-	void *p = dlsym(lib, name);
-
-	if (!p)
-		error_set(err, ELIBACC, "capture_filter: libpcap has no %s; install another: apt "
-			"install libpcap0.8", name);
-	return p;
-}
+static const char SONAME[] = "libpcap.so.0.8", PACKAGE[] = "libpcap0.8", PURPOSE[] = "for capture_filter";
 
 static int compile(struct capture_filter *f, void *lib, const char *text, struct error *err)
 {
-	void *(*open_dead)(int, int) = symbol(lib, "pcap_open_dead", err);
+	void *(*open_dead)(int, int) = dlsym(lib, "pcap_open_dead");
 	int (*run_compiler)(void *, struct program *, const char *, int, uint32_t) =
-		symbol(lib, "pcap_compile", err);
-	char *(*why)(void *) = symbol(lib, "pcap_geterr", err);
-	void (*close_dead)(void *) = symbol(lib, "pcap_close", err);
+		dlsym(lib, "pcap_compile");
+	char *(*why)(void *) = dlsym(lib, "pcap_geterr");
+	void (*close_dead)(void *) = dlsym(lib, "pcap_close");
 	void *handle;
 	int r = 0;
 
-	f->run = symbol(lib, "bpf_filter", err);
-	f->free_code = symbol(lib, "pcap_freecode", err);
+	f->run = dlsym(lib, "bpf_filter");
+	f->free_code = dlsym(lib, "pcap_freecode");
 	if (!open_dead || !run_compiler || !why || !close_dead || !f->run || !f->free_code)
-		return -ELIBACC;
+		return library_missing(SONAME, PACKAGE, PURPOSE, err);
 	handle = open_dead(ETHERNET, SNAP);
 	if (!handle)
 		return error_set(err, ENOMEM, "out of memory");
@@ -60,14 +53,12 @@ static int compile(struct capture_filter *f, void *lib, const char *text, struct
 
 int capture_filter_compile(struct capture_filter **ret, const char *text, struct error *err)
 {
-	void *lib = dlopen("libpcap.so.0.8", RTLD_NOW | RTLD_LOCAL);
+	void *lib = library_load(SONAME, PACKAGE, PURPOSE, err);
 	struct capture_filter *f;
 	int r;
 
 	if (!lib)
-		return error_set(err, ENOENT,
-			"capture_filter needs libpcap; install it with: apt install libpcap0.8, or "
-			"leave the filter out");
+		return -ELIBACC;
 	f = calloc(1, sizeof(*f));
 	if (!f)
 		return error_set(err, ENOMEM, "out of memory");

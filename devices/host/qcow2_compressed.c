@@ -57,9 +57,12 @@ static void arena_free(void *ctx, void *p)
 	(void)p;
 }
 
+/* Completes library_load()'s sentence. */
+static const char PURPOSE[] = "to unpack compressed clusters of a qcow2 image";
+
 static int start_zlib(struct qcow2_codec *c, struct error *err)
 {
-	void *lib = library_load("libz.so.1", "zlib1g", "compressed clusters of a qcow2 image", err);
+	void *lib = library_load("libz.so.1", "zlib1g", PURPOSE, err);
 
 	if (!lib)
 		return -ELIBACC;
@@ -72,13 +75,13 @@ static int start_zlib(struct qcow2_codec *c, struct error *err)
 	/* Negative: no header (RFC 1951); the largest window takes streams made with any. */
 	if (!lib_inflateInit2_ || !c->reset || !c->inflate ||
 		lib_inflateInit2_(&c->z, -MAX_WBITS, ZLIB_VERSION, (int)sizeof(c->z)) != Z_OK)
-		return library_missing("libz.so.1", "zlib1g", "compressed clusters of a qcow2 image", err);
+		return library_missing("libz.so.1", "zlib1g", PURPOSE, err);
 	return 0;
 }
 
 static int start_zstd(struct qcow2_codec *c, struct error *err)
 {
-	void *lib = library_load("libzstd.so.1", "libzstd1", "compressed clusters of a qcow2 image", err);
+	void *lib = library_load("libzstd.so.1", "libzstd1", PURPOSE, err);
 
 	if (!lib)
 		return -ELIBACC;
@@ -90,7 +93,7 @@ static int start_zstd(struct qcow2_codec *c, struct error *err)
 	if (lib_ZSTD_createDCtx && c->decompress && c->frame_size && c->is_error && c->free_dctx)
 		c->dctx = lib_ZSTD_createDCtx();
 	if (!c->dctx)
-		return library_missing("libzstd.so.1", "libzstd1", "compressed clusters of a qcow2 image", err);
+		return library_missing("libzstd.so.1", "libzstd1", PURPOSE, err);
 	return 0;
 }
 
