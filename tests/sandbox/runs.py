@@ -12,15 +12,15 @@ import time
 
 import devices
 import host
-from machine import HANG, Skip, deny, expect
+from machine import HANG, PC, Skip, deny, expect
 
 NAMES = [
     "blk pci plain", "blk pci packed,event_idx,indirect,in_order", "blk mmio packed,event_idx", "blk readonly", "blk direct",
     "rng pci split", "console pci split", "console mmio packed", "net tap pci split", "net fd", "net user dhcp",
     "registers pci", "registers mmio", "hostile pci", "hostile mmio", "hostile config space sweep", "pci",
-    "serial file", "serial socket", "serial pty", "rtc", "hello on 4 vCPUs", "panic is reported",
-    "reboot by i8042", "reboot by triple", "exit after a loop of resets", "SIGTERM ends a guest at spin",
-]
+    "serial file", "serial socket", "serial pty", "rtc", "hello on 4 vCPUs", "log file",
+    "exit after a loop of resets", "SIGTERM ends a guest at spin",
+] + [f"reboot by {way}" for way in host.WAYS if way != "acpi"]
 
 IO_URING_SETUP = 425
 
@@ -102,10 +102,8 @@ def child_of(pid, name):
     return None
 
 
-def packed_kernel(bench):
-    """A bzImage (Documentation/arch/x86/boot.rst, protocol 2.15) around the guest, so that resets unpack it again."""
-    with open(bench.guest, "rb") as f:
-        payload = gzip.compress(f.read())
+def bzimage(payload):
+    """Documentation/arch/x86/boot.rst, protocol 2.15."""
     sectors, at = 4, 0x400
     body = (bytes(at) + payload).ljust((at + len(payload) + 15) // 16 * 16, b"\0")
     head = bytearray((sectors + 1) * 512)
@@ -116,9 +114,16 @@ def packed_kernel(bench):
     struct.pack_into("<H", head, 0x206, 0x020f)
     struct.pack_into("<I", head, 0x238, 2047)
     struct.pack_into("<II", head, 0x248, at, len(payload))
-    saved, bench.guest = bench.guest, bench.file("bzImage", data=bytes(head) + body)
+    return bytes(head) + body
+
+
+def packed_kernel(bench):
+    """The guest as its CPU's kernels are packed, so that resets unpack it again."""
+    with open(bench.guest, "rb") as f:
+        payload = gzip.compress(f.read())
+    saved, bench.guest = bench.guest, bench.file("packed", data=bzimage(payload) if PC else payload)
     try:
-        host.reboots("i8042")(bench)
+        host.reboots(host.WAYS[0])(bench)
     finally:
         bench.guest = saved
 
