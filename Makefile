@@ -105,8 +105,8 @@ unit: unit-build
 	@tests/unit/run $(unit_programs)
 
 # The same tests with the address and undefined-behaviour sanitizers.
-unit-asan:
-	@$(MAKE) --no-print-directory BUILD=$(BUILD)/asan SAN=address,undefined unit
+unit-asan unit-asan-build:
+	@$(MAKE) --no-print-directory BUILD=$(BUILD)/asan SAN=address,undefined $(subst -asan,,$@)
 
 # libFuzzer programs, one per tests/fuzz/fuzz_*.c. `make fuzz SECONDS=60` runs each so long; `make fuzz-replay` only
 # feeds them the corpus of the tree.
@@ -144,6 +144,6 @@ check:
 
 -include $(wildcard tests/rig/rig.mk tests/guest/guest.mk tests/bench/bench.mk)
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
-.PHONY: all install clean unit unit-build unit-asan fuzz fuzz-build fuzz-programs fuzz-replay soak spin lint check
+.PHONY: all install clean unit unit-build unit-asan unit-asan-build fuzz fuzz-build fuzz-programs fuzz-replay soak spin lint check
 .PRECIOUS: $(BUILD)/tests/unit/%.o $(BUILD)/tests/fuzz/%.o $(BUILD)/%.o
 .SECONDARY:
