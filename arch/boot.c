@@ -9,17 +9,16 @@ void arch_boot_describe(struct fw_machine *m, const struct arch_boot_config *c)
 	const struct arch_layout *l = c->layout;
 
 	*m = (struct fw_machine){ .cpus = c->cpus->boot, .cpus_max = c->cpus->max, .cmdline = c->cmdline };
-	if (arch_vm_has_msi(c->vm))
-		m->pci = (struct fw_pci){
-			.ecam_base = l->ecam.base,
-			.buses = 1,
-			.mmio32_base = l->pci_mmio32.base,
-			.mmio32_size = l->pci_mmio32.size,
-			.mmio64_base = l->pci_mmio64.base,
-			.mmio64_size = l->pci_mmio64.size,
-			.pio_base = l->pci_pio.base,
-			.pio_size = l->pci_pio.size,
-		};
+	m->pci = (struct fw_pci){
+		.ecam_base = l->ecam.base,
+		.buses = 1,
+		.mmio32_base = l->pci_mmio32.base,
+		.mmio32_size = l->pci_mmio32.size,
+		.mmio64_base = l->pci_mmio64.base,
+		.mmio64_size = l->pci_mmio64.size,
+		.pio_base = l->pci_pio.base,
+		.pio_size = l->pci_pio.size,
+	};
 	for (unsigned i = 0; i < mem_region_count(c->mem) && m->nram < FW_RAM_MAX; i++) {
 		const struct mem_region *r = mem_region(c->mem, i);
 

@@ -273,14 +273,14 @@ static void add_pmu(struct tree *t)
 
 static bool has_msi(const struct tree *t)
 {
-	return t->o->gic == FDT_GIC_V3 ? t->o->its.size : t->o->v2m.size;
+	return t->o->gic == FDT_GIC_V3 ? t->o->its.size : t->o->v2m.frame.size;
 }
 
 /* bindings/interrupt-controller/arm,gic-v3.yaml (ITS) and arm,gic.yaml (v2m frame). */
 static void add_msi(struct tree *t)
 {
 	const bool v3 = t->o->gic == FDT_GIC_V3;
-	const struct fdt_range *r = v3 ? &t->o->its : &t->o->v2m;
+	const struct fdt_range *r = v3 ? &t->o->its : &t->o->v2m.frame;
 
 	if (!has_msi(t))
 		return;
@@ -290,6 +290,11 @@ static void add_msi(struct tree *t)
 	if (v3)
 		cell(t, "#msi-cells", 1);
 	reg(t, r->base, r->size);
+	if (!v3) {
+		/* The frame's own registers are not asked then, and so need not be there. */
+		cell(t, "arm,msi-base-spi", t->o->v2m.first);
+		cell(t, "arm,msi-num-spis", t->o->v2m.lines);
+	}
 	cell(t, "phandle", PH_MSI);
 	end(t);
 }

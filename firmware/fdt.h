@@ -34,12 +34,18 @@ struct fdt_topology {
 	uint32_t threads, cores, clusters, sockets;
 };
 
+/* A GICv2m frame, and the interrupts that its messages raise: `lines` of them from id `first`. */
+struct fdt_v2m {
+	struct fdt_range frame;
+	uint32_t first, lines;
+};
+
 struct fdt_options {
 	enum fdt_gic gic;
 	struct fdt_range dist;      /* GICD */
 	struct fdt_range cpu;       /* v2: GICC; v3: all redistributors */
 	struct fdt_range its;       /* v3: for MSI */
-	struct fdt_range v2m;       /* v2: a GICv2m frame, for MSI where there is no ITS */
+	struct fdt_v2m v2m;         /* v2: for MSI */
 	const uint64_t *mpidr;      /* m->cpus of them: affinity fields of MPIDR_EL1 */
 	struct fdt_topology topology;
 	bool psci_smc;              /* PSCI by SMC; else by HVC, as KVM has it */

@@ -70,10 +70,6 @@ struct arch_vm;
 int arch_vm_init(struct kvm *kvm, const struct arch_cpu_config *cpus, struct error *err) NEEDS_CHECK;
 /* Takes NULL; after the vCPUs, before the VM is closed. */
 void arch_vm_free(struct arch_vm *vm);
-/* Does the interrupt chip take messages (MSI)? After arch_vm_init. */
-bool arch_vm_has_msi(const struct arch_vm *vm);
-/* Must a route of a message say which device it comes from? */
-extern const bool arch_msi_devid;
 
 /*
  * The routes of wired lines, which KVM wants repeated with every new table of MSI routes. Returns
@@ -82,6 +78,13 @@ extern const bool arch_msi_devid;
 struct kvm_irq_routing_entry;
 enum { ARCH_WIRED_ROUTES_MAX = 128 };
 unsigned arch_wired_routes(struct kvm_irq_routing_entry *ret);
+/*
+ * The route of a message, as KVM wants it for this chip. -EINVAL: it takes no such message. Any
+ * thread.
+ */
+struct irq_msi_route;
+int arch_msi_route(struct kvm_irq_routing_entry *ret, const struct arch_vm *vm,
+	const struct irq_msi_route *route);
 /* Interrupt chip and timers as after power-on; vCPUs parked. */
 int arch_vm_reset(struct kvm *kvm, struct error *err) NEEDS_CHECK;
 /*

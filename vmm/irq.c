@@ -133,13 +133,8 @@ int irq_line_create(struct irq_source **ret, struct irqchip *chip, unsigned gsi,
 int irq_msi_create(struct irq_source **ret, struct irqchip *chip, uint32_t devid, struct error *err)
 {
 	struct irq_source *s;
-	int r;
+	int r = source_new(&s, chip, err);
 
-	if (chip->first_msi_gsi == chip->max_gsi)
-		return error_set(err, ENODEV,
-			"this host's interrupt controller takes no messages (MSI), which PCI devices need; "
-			"give the device transport=mmio");
-	r = source_new(&s, chip, err);
 	if (r < 0)
 		return r;
 	s->msi = true;

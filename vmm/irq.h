@@ -40,8 +40,7 @@ void irqchip_destroy(struct irqchip *chip);
 /* A wired, edge-triggered line, ready at once. */
 int irq_line_create(struct irq_source **ret, struct irqchip *chip, unsigned gsi, struct error *err) NEEDS_CHECK;
 /*
- * An MSI source, masked and without a message until irq_msi_set. -ENODEV on a chip that has no gsi
- * for any.
+ * An MSI source, masked and without a message until irq_msi_set.
  */
 int irq_msi_create(struct irq_source **ret, struct irqchip *chip, uint32_t devid, struct error *err) NEEDS_CHECK;
 /* Takes NULL. */

@@ -215,15 +215,10 @@ static int routes(void *ctx, const struct irq_msi_route *route, unsigned n)
 	*table = (struct kvm_irq_routing){ 0 };
 	entry += arch_wired_routes(entry);
 	for (unsigned i = 0; i < n; i++, entry++) {
-		*entry = (struct kvm_irq_routing_entry){
-			.gsi = route[i].gsi,
-			.type = KVM_IRQ_ROUTING_MSI,
-			.flags = arch_msi_devid ? KVM_MSI_VALID_DEVID : 0,
-			.u.msi = { .address_lo = (uint32_t)route[i].addr,
-				.address_hi = (uint32_t)(route[i].addr >> 32),
-				.data = route[i].data,
-				.devid = arch_msi_devid ? route[i].devid : 0 },
-		};
+		int r = arch_msi_route(entry, kvm->arch, &route[i]);
+
+		if (r < 0)
+			return r;
 	}
 	table->nr = (uint32_t)(entry - table->entries);
 	return kvm_ioctl(kvm->vm_fd, KVM_SET_GSI_ROUTING, table);

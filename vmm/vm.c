@@ -147,8 +147,6 @@ static int make_buses(struct vm *vm, struct error *err)
 	};
 	int r = bus_create(&vm->mmio, "mmio", false, 0);
 
-	if (!arch_vm_has_msi(vm->kvm.arch))
-		vm->layout.max_gsi = vm->layout.first_msi_gsi;
 	if (r == 0 && vm->layout.has_pio)
 		r = bus_create(&vm->pio, "port", true, 0x10000);
 	if (r == 0)

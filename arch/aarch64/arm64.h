@@ -10,6 +10,7 @@
 enum arm64_map {
 	ARM64_GICD = 0x08000000,
 	ARM64_GICC = 0x08010000,
+	ARM64_V2M = 0x08020000,
 	ARM64_ITS = 0x08080000,
 	ARM64_SERIAL = 0x09000000,
 	ARM64_RTC = 0x09010000,
@@ -32,16 +33,29 @@ enum {
 	ARM64_GICC_SIZE = 0x2000,
 	ARM64_GICR_SIZE = 0x20000, /* of one vCPU */
 	ARM64_ITS_SIZE = 0x20000,
+	ARM64_V2M_SIZE = 0x1000,
 };
 
 /* Interrupt ids below 32 are private to a CPU; a line (GSI) n is the shared one 32 + n. */
-enum { ARM64_PRIVATE_IRQS = 32, ARM64_LINES = 96 };
+enum {
+	ARM64_PRIVATE_IRQS = 32,
+	ARM64_LINES = 96,
+	/* Of a GICv2 the lines behind them are for messages, which name them by id. */
+	ARM64_V2M_LINES = 128,
+	ARM64_V2M_INTID = ARM64_PRIVATE_IRQS + ARM64_LINES,
+	ARM64_GICV2_LINES = ARM64_LINES + ARM64_V2M_LINES,
+};
 
 struct arch_vm {
 	int gic_fd, its_fd;       /* -1: none */
 	unsigned gic_version;     /* 2, 3 */
 	unsigned vcpus;
 };
+
+static inline uint32_t arm64_lines(const struct arch_vm *vm)
+{
+	return vm->gic_version == 2 ? ARM64_GICV2_LINES : ARM64_LINES;
+}
 
 struct arch_cpu_model {
 	struct kvm_vcpu_init init; /* of vCPU 0; the others begin powered off */

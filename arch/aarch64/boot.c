@@ -36,6 +36,8 @@ static void describe_cpu_side(struct fdt_options *o, uint64_t *mpidr, const stru
 		      (struct fdt_range){ ARM64_GICC, ARM64_GICC_SIZE };
 	if (v3)
 		o->its = (struct fdt_range){ ARM64_ITS, ARM64_ITS_SIZE };
+	else
+		o->v2m = (struct fdt_v2m){ { ARM64_V2M, ARM64_V2M_SIZE }, ARM64_V2M_INTID, ARM64_V2M_LINES };
 	seed(o);
 }
 

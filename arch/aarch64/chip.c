@@ -1,6 +1,6 @@
 /*
- * The interrupt controller that KVM keeps: a GICv3 with an ITS for messages, or a GICv2 on hosts
- * whose hardware offers that alone.
+ * The interrupt controller that KVM keeps: a GICv3 with an ITS for messages, or, on hosts whose
+ * hardware offers that alone, a GICv2 with a v2m frame of ours.
  *
  * KVM's devices are fds that live as long as the machine
  * (Documentation/virt/kvm/devices/arm-vgic*.rst). They get their places before the vCPUs are made
@@ -14,9 +14,7 @@
 #include "vmm/kvm.h"
 #include "vmm/log.h"
 
-enum { GICV2_VCPUS_MAX = 8, GICR_VCPUS_MAX = (ARM64_PCI_MMIO32 - ARM64_GICR) / ARM64_GICR_SIZE };
-
-const bool arch_msi_devid = true;
+enum { V2M_SETSPI = 0x40, GICV2_VCPUS_MAX = 8, GICR_VCPUS_MAX = (ARM64_PCI_MMIO32 - ARM64_GICR) / ARM64_GICR_SIZE };
 
 static int device_create(struct kvm *kvm, uint32_t type)
 {
@@ -88,8 +86,8 @@ static int check_count(const struct arch_vm *vm, const struct arch_cpu_config *c
 int arch_vm_init(struct kvm *kvm, const struct arch_cpu_config *cpus, struct error *err)
 {
 	struct kvm_enable_cap nisv = { .cap = KVM_CAP_ARM_NISV_TO_USER };
-	const uint32_t irqs = ARM64_PRIVATE_IRQS + ARM64_LINES;
 	struct arch_vm *vm = malloc(sizeof(*vm));
+	uint32_t irqs;
 	int r;
 
 	if (!vm)
@@ -97,11 +95,8 @@ int arch_vm_init(struct kvm *kvm, const struct arch_cpu_config *cpus, struct err
 	*vm = (struct arch_vm){ .gic_fd = -1, .its_fd = -1, .vcpus = cpus->boot };
 	kvm->arch = vm;
 	r = make_v3(vm, kvm);
-	if (r == -ENODEV && vm->gic_fd < 0) {
+	if (r == -ENODEV && vm->gic_fd < 0)
 		r = make_v2(vm, kvm);
-		if (r == 0)
-			log_info("this host has a GICv2: PCI devices are not to be had, give transport=mmio");
-	}
 	if (r == -ENODEV && vm->gic_fd >= 0)
 		return error_set(err, ENODEV,
 			"KVM on this host has a GICv3 without an ITS, so no messages for devices; use a newer host kernel");
@@ -110,6 +105,7 @@ int arch_vm_init(struct kvm *kvm, const struct arch_cpu_config *cpus, struct err
 			"KVM on this host has no interrupt controller (GIC) for a guest; use another host");
 	if (r < 0)
 		return error_set(err, -r, "KVM cannot make the interrupt controller: %s", strerror(-r));
+	irqs = ARM64_PRIVATE_IRQS + arm64_lines(vm);
 	r = arm64_set_attr(vm->gic_fd, KVM_DEV_ARM_VGIC_GRP_NR_IRQS, 0, &irqs);
 	if (r < 0)
 		return error_set(err, -r, "KVM refuses %u interrupts: %s", irqs, strerror(-r));
@@ -140,9 +136,38 @@ void arch_vm_free(struct arch_vm *vm)
 	free(vm);
 }
 
-bool arch_vm_has_msi(const struct arch_vm *vm)
+/*
+ * A GICv2 has no messages. A v2m frame beside it (Arm Server Base System Architecture, appendix E)
+ * turns the write of an interrupt's number into that interrupt. Here nobody has to decode such a
+ * write: devices ring an eventfd, whose route leads to the line itself.
+ */
+static int v2m_route(struct kvm_irq_routing_entry *ret, const struct irq_msi_route *route)
 {
-	return vm->its_fd >= 0;
+	if (route->addr != ARM64_V2M + V2M_SETSPI || route->data < ARM64_V2M_INTID ||
+		route->data >= ARM64_V2M_INTID + ARM64_V2M_LINES)
+		return -EINVAL;
+	*ret = (struct kvm_irq_routing_entry){
+		.gsi = route->gsi,
+		.type = KVM_IRQ_ROUTING_IRQCHIP,
+		.u.irqchip = { 0, route->data - ARM64_PRIVATE_IRQS },
+	};
+	return 0;
+}
+
+int arch_msi_route(struct kvm_irq_routing_entry *ret, const struct arch_vm *vm, const struct irq_msi_route *route)
+{
+	if (vm->gic_version == 2)
+		return v2m_route(ret, route);
+	*ret = (struct kvm_irq_routing_entry){
+		.gsi = route->gsi,
+		.type = KVM_IRQ_ROUTING_MSI,
+		.flags = KVM_MSI_VALID_DEVID,
+		.u.msi = { .address_lo = (uint32_t)route->addr,
+			.address_hi = (uint32_t)(route->addr >> 32),
+			.data = route->data,
+			.devid = route->devid },
+	};
+	return 0;
 }
 
 unsigned arch_wired_routes(struct kvm_irq_routing_entry *ret)

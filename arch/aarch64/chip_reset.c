@@ -11,7 +11,7 @@
 #include "arch/aarch64/arm64.h"
 #include "vmm/kvm.h"
 
-enum { GICD_IIDR = 0x8, SGI_FRAME = 0x10000, SHARED_WORDS = ARM64_LINES / 32 };
+enum { GICD_IIDR = 0x8, SGI_FRAME = 0x10000, SHARED_WORDS = ARM64_LINES / 32, V2_WORDS = ARM64_GICV2_LINES / 32 };
 
 /* `count` 32-bit registers from `offset` on, all set to `value`. */
 struct gic_row {
@@ -46,13 +46,13 @@ static const struct gic_row redist[] = {
 /* IHI 0048 §4.3; for CPU 0 with all, for the others the banked private part is what counts. */
 static const struct gic_row dist_v2[] = {
 	{ 0x000, 1, 0 },                                   /* GICD_CTLR */
-	{ 0x080, 1 + SHARED_WORDS, 0 },                    /* IGROUPR: group 0, as KVM begins */
-	{ 0x180, 1 + SHARED_WORDS, ~0u },                  /* ICENABLER */
-	{ 0x280, 1 + SHARED_WORDS, ~0u },                  /* ICPENDR */
-	{ 0x380, 1 + SHARED_WORDS, ~0u },                  /* ICACTIVER */
-	{ 0x400, 8 + ARM64_LINES / 4, 0 },                 /* IPRIORITYR */
-	{ 0x820, ARM64_LINES / 4, 0 },                     /* ITARGETSR */
-	{ 0xc08, ARM64_LINES / 16, 0 },                    /* ICFGR */
+	{ 0x080, 1 + V2_WORDS, 0 },                    /* IGROUPR: group 0, as KVM begins */
+	{ 0x180, 1 + V2_WORDS, ~0u },                  /* ICENABLER */
+	{ 0x280, 1 + V2_WORDS, ~0u },                  /* ICPENDR */
+	{ 0x380, 1 + V2_WORDS, ~0u },                  /* ICACTIVER */
+	{ 0x400, 8 + ARM64_GICV2_LINES / 4, 0 },                 /* IPRIORITYR */
+	{ 0x820, ARM64_GICV2_LINES / 4, 0 },                     /* ITARGETSR */
+	{ 0xc08, ARM64_GICV2_LINES / 16, 0 },                    /* ICFGR */
 };
 
 static const struct gic_row cpu_v2[] = {

@@ -22,7 +22,8 @@
 #include "arch/aarch64/arm64.h"
 #include "vmm/kvm.h"
 
-enum { SHARED_WORDS = ARM64_LINES / 32, SGI_FRAME = 0x10000, SGIS = 16, GICV2_TARGETS_PER_WORD = 4 };
+enum { SHARED_WORDS = ARM64_LINES / 32, V2_WORDS = ARM64_GICV2_LINES / 32 };
+enum { SGI_FRAME = 0x10000, SGIS = 16, GICV2_TARGETS_PER_WORD = 4 };
 
 enum row_flags {
 	WIDE = 1,     /* 64 bits */
@@ -92,13 +93,13 @@ static const struct row v3_private[] = {
 /* IHI 0048 §4.3; the words of interrupts 0 to 31 are banked and belong to each CPU. */
 static const struct row v2_shared[] = {
 	DIST(0x008, 1),                 /* GICD_IIDR: from then on KVM takes groups */
-	DIST(0x084, SHARED_WORDS),      /* IGROUPR */
-	DIST(0xc08, ARM64_LINES / 16),  /* ICFGR */
-	DIST(0x420, ARM64_LINES / 4),   /* IPRIORITYR */
-	DIST(0x820, ARM64_LINES / GICV2_TARGETS_PER_WORD), /* ITARGETSR */
-	DIST(0x204, SHARED_WORDS),      /* ISPENDR */
-	DIST(0x304, SHARED_WORDS),      /* ISACTIVER */
-	DIST(0x104, SHARED_WORDS),      /* ISENABLER */
+	DIST(0x084, V2_WORDS),      /* IGROUPR */
+	DIST(0xc08, ARM64_GICV2_LINES / 16),  /* ICFGR */
+	DIST(0x420, ARM64_GICV2_LINES / 4),   /* IPRIORITYR */
+	DIST(0x820, ARM64_GICV2_LINES / GICV2_TARGETS_PER_WORD), /* ITARGETSR */
+	DIST(0x204, V2_WORDS),      /* ISPENDR */
+	DIST(0x304, V2_WORDS),      /* ISACTIVER */
+	DIST(0x104, V2_WORDS),      /* ISENABLER */
 	DIST(0x000, 1),                 /* GICD_CTLR */
 	ROWS_END,
 };
@@ -153,12 +154,14 @@ struct gic_its {
 static int check_shared(const void *object, struct error *err)
 {
 	const struct gic_shared *s = object;
+	uint32_t lines;
 
 	if (s->version != 2 && s->version != 3)
 		return error_set(err, EINVAL, "an interrupt controller GICv%u; the file is damaged", s->version);
-	if (s->lines != ARM64_LINES)
-		return error_set(err, EINVAL, "an interrupt controller with %u lines, this microvm's has %d; use the one that saved it",
-			s->lines, ARM64_LINES);
+	lines = arm64_lines(&(struct arch_vm){ .gic_version = s->version });
+	if (s->lines != lines)
+		return error_set(err, EINVAL, "an interrupt controller with %u lines, this microvm's has %u; use the one that saved it",
+			s->lines, lines);
 	if (s->has_its > (s->version == 3))
 		return error_set(err, EINVAL, "a GICv%u with %u ITS; the file is damaged", s->version, s->has_its);
 	return 0;
@@ -298,7 +301,7 @@ static int get_shared(const struct arch_vm *vm, struct gic_shared *s)
 	int n = get_rows(vm->gic_fd, shared_rows(vm), 0, reg, SHARED_MAX);
 
 	s->version = vm->gic_version;
-	s->lines = ARM64_LINES;
+	s->lines = arm64_lines(vm);
 	s->vcpus = vm->vcpus;
 	s->has_its = vm->its_fd >= 0;
 	for (int i = 0; i < n; i++)

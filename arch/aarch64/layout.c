@@ -1,7 +1,8 @@
 /*
  * The address map of an aarch64 machine.
  *
- *   0x0800_0000  GIC distributor; for GICv2 the CPU interface behind it, for GICv3 the ITS
+ *   0x0800_0000  GIC distributor; behind it for GICv2 the CPU interface and a v2m frame, for
+ *                GICv3 the ITS
  *   0x0900_0000  PL011, PL031, PL061, a page each
  *   0x0A00_0000  our other MMIO devices (virtio-mmio), 16 MiB
  *   0x0C00_0000  GICv3 redistributors, 128 KiB for each of at most 512 vCPUs

@@ -81,13 +81,18 @@ void arch_vm_free(struct arch_vm *vm)
 	(void)vm; /* KVM keeps it all */
 }
 
-bool arch_vm_has_msi(const struct arch_vm *vm)
+int arch_msi_route(struct kvm_irq_routing_entry *ret, const struct arch_vm *vm, const struct irq_msi_route *route)
 {
-	(void)vm;
-	return true;
+	(void)vm; /* a message says it all */
+	*ret = (struct kvm_irq_routing_entry){
+		.gsi = route->gsi,
+		.type = KVM_IRQ_ROUTING_MSI,
+		.u.msi = { .address_lo = (uint32_t)route->addr,
+			.address_hi = (uint32_t)(route->addr >> 32),
+			.data = route->data },
+	};
+	return 0;
 }
-
-const bool arch_msi_devid = false;
 
 unsigned arch_wired_routes(struct kvm_irq_routing_entry *ret)
 {

@@ -80,7 +80,7 @@ static inline struct fdt_options a64_gicv2(void)
 		.gic = FDT_GIC_V2,
 		.dist = { 0x8000000, 0x10000 },
 		.cpu = { 0x8010000, 0x10000 },
-		.v2m = { 0x8020000, 0x1000 },
+		.v2m = { { 0x8020000, 0x1000 }, 128, 64 },
 		.mpidr = a64_mpidr,
 	};
 }

@@ -10,6 +10,7 @@
 #include <sys/ioctl.h>
 
 #include "arch/aarch64/arm64.h"
+#include "vmm/irq.h"
 #include "vmm/kvm.h"
 
 /* The host that is played: bits of the device types that it can make. */
@@ -100,4 +101,54 @@ Test(arm64_gic, what_kvm_says_of_a_place_is_passed_on)
 	cr_expect_eq(make(HAS_V3 | HAS_ITS, 1, &err), -E2BIG);
 	cr_expect(strstr(err.text, strerror(E2BIG)), "%s", err.text);
 	refuse_place = 0;
+}
+
+static const struct arch_vm v2 = { .gic_version = 2 }, v3 = { .gic_version = 3 };
+
+Test(arm64_gic, a_message_to_the_newer_one_says_who_sends_it)
+{
+	const struct irq_msi_route route = { .gsi = 100, .addr = 0x0000000108090040, .data = 7, .devid = 0x18 };
+	struct kvm_irq_routing_entry e;
+
+	cr_assert_eq(arch_msi_route(&e, &v3, &route), 0);
+	cr_expect_eq(e.gsi, 100);
+	cr_expect_eq(e.type, KVM_IRQ_ROUTING_MSI);
+	cr_expect_eq(e.flags, KVM_MSI_VALID_DEVID);
+	cr_expect_eq(e.u.msi.address_lo, 0x08090040);
+	cr_expect_eq(e.u.msi.address_hi, 1);
+	cr_expect_eq(e.u.msi.data, 7);
+	cr_expect_eq(e.u.msi.devid, 0x18);
+}
+
+Test(arm64_gic, a_message_to_the_older_one_is_a_line)
+{
+	struct irq_msi_route route = { .gsi = 100, .addr = ARM64_V2M + 0x40, .data = ARM64_V2M_INTID };
+	struct kvm_irq_routing_entry e;
+
+	cr_assert_eq(arch_msi_route(&e, &v2, &route), 0);
+	cr_expect_eq(e.gsi, 100);
+	cr_expect_eq(e.type, KVM_IRQ_ROUTING_IRQCHIP);
+	cr_expect_eq(e.u.irqchip.irqchip, 0);
+	cr_expect_eq(e.u.irqchip.pin, ARM64_LINES, "behind those of the devices");
+	route.data = ARM64_V2M_INTID + ARM64_V2M_LINES - 1;
+	cr_assert_eq(arch_msi_route(&e, &v2, &route), 0);
+	cr_expect_lt(e.u.irqchip.pin, ARM64_GICV2_LINES);
+}
+
+/* Lines of other devices, private interrupts, and addresses that are no frame's. */
+Test(arm64_gic, a_guest_cannot_send_itself_other_lines_by_message)
+{
+	static const struct irq_msi_route bad[] = {
+		{ .addr = ARM64_V2M + 0x40, .data = ARM64_V2M_INTID - 1 },
+		{ .addr = ARM64_V2M + 0x40, .data = ARM64_V2M_INTID + ARM64_V2M_LINES },
+		{ .addr = ARM64_V2M + 0x40, .data = 0 },
+		{ .addr = ARM64_V2M + 0x40, .data = UINT32_MAX },
+		{ .addr = ARM64_V2M + 0x44, .data = ARM64_V2M_INTID },
+		{ .addr = UINT64_C(0x100000000) + ARM64_V2M + 0x40, .data = ARM64_V2M_INTID },
+		{ .addr = 0, .data = ARM64_V2M_INTID },
+	};
+	struct kvm_irq_routing_entry e;
+
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++)
+		cr_expect_eq(arch_msi_route(&e, &v2, &bad[i]), -EINVAL, "%zu", i);
 }

@@ -154,6 +154,8 @@ Test(fdt, gicv2_tells_which_cpus_a_private_interrupt_is_for)
 	CELLS("/pcie@3f000000", "msi-parent",
 		fdt_get_phandle(fdt, node("/interrupt-controller@8000000/v2m@8020000")));
 	cr_assert_not(has("/pcie@3f000000", "msi-map"));
+	CELLS("/interrupt-controller@8000000/v2m@8020000", "arm,msi-base-spi", 128);
+	CELLS("/interrupt-controller@8000000/v2m@8020000", "arm,msi-num-spis", 64);
 }
 
 Test(fdt, pci_windows_are_what_the_bus_and_the_cpu_see)
