@@ -265,6 +265,16 @@ int mem_listen(struct guest_mem *mem, struct mem_listener *listener, struct erro
 	return 0;
 }
 
+void mem_unlisten(struct guest_mem *mem, struct mem_listener *listener)
+{
+	struct mem_listener **at = &mem->listeners;
+
+	while (*at && *at != listener)
+		at = &(*at)->next;
+	if (*at)
+		*at = listener->next;
+}
+
 int mem_iov(const struct guest_mem *mem, gpa_t addr, size_t len, struct iovec *iov, int max)
 {
 	void *whole = mem_at(mem, addr, len);

@@ -109,6 +109,8 @@ struct mem_listener {
 	struct mem_listener *next;
 };
 int mem_listen(struct guest_mem *mem, struct mem_listener *listener, struct error *err) NEEDS_CHECK;
+/* Hears no more, and is not told of what is there now. One that never listened: nothing. Main. */
+void mem_unlisten(struct guest_mem *mem, struct mem_listener *listener);
 
 /*
  * Copy out of / into RAM. 0, or -EFAULT when any byte of the range is not RAM (then nothing was
