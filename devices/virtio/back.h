@@ -1,6 +1,6 @@
 /*
  * Who serves the queues: a table with the shape of vhost. Behind it stand our own workers
- * (back_worker.c), later the kernel's vhost, a vhost-user program and vDPA hardware. The front
+ * (back_worker.c), the kernel's vhost (back_vhost.c) and vDPA devices (back_vdpa.c). The front
  * speaks to nothing else.
  *
  * Calls come from the front (vCPU thread or main) under the front's lock and may wait for a worker;
@@ -30,6 +30,11 @@ struct back_ops {
 	void (*destroy)(struct back *b);
 	/* All queues are stopped, and the driver begins anew. May be NULL. */
 	void (*reset)(struct back *b);
+	/*
+	 * The queues that the driver has enabled by now were started: for a device that must know
+	 * them all before it runs. Again after each later start. May be NULL.
+	 */
+	int (*ready)(struct back *b);
 };
 
 /* Embedded first. */
@@ -44,5 +49,7 @@ struct back {
  */
 int back_worker_create(struct back **ret, struct virtio_device *dev, const struct device_env *env,
 	struct error *err) NEEDS_CHECK;
+/* For a back that leaves some of its queues to one of workers: the worker of queue i. */
+struct worker *back_worker_of(struct back *b, unsigned queue);
 
 #endif

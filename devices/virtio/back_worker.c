@@ -350,6 +350,11 @@ static const struct back_ops back_worker_ops = {
 	.destroy = destroy,
 };
 
+struct worker *back_worker_of(struct back *b, unsigned queue)
+{
+	return ((struct back_worker *)b)->served[queue].worker;
+}
+
 enum { THREAD_NAME = 16 };
 
 /* "_disk0_q1": the number must survive, so a long id is cut before it. */

@@ -109,6 +109,13 @@ static void start_enabled(struct front *f)
 			start_queue(f, i);
 }
 
+/* Lock held. What was started may be looked at now. */
+static void tell_ready(struct front *f)
+{
+	if (f->back->ops->ready && may_run(f) && f->back->ops->ready(f->back) < 0)
+		needs_reset(f);
+}
+
 static void stop_all(struct front *f)
 {
 	for (unsigned i = 0; i < f->dev->nqueues; i++)
@@ -176,10 +183,12 @@ static void run(struct front *f)
 {
 	int r = f->back->ops->set_features(f->back, f->driver_features);
 
-	if (r < 0)
+	if (r < 0) {
 		needs_reset(f);
-	else
-		start_enabled(f);
+		return;
+	}
+	start_enabled(f);
+	tell_ready(f);
 }
 
 void front_restart(struct front *f)
@@ -328,8 +337,10 @@ static void enable_queue(struct front *f, unsigned i, bool on)
 	q->next_avail = packed ? PACKED_FRESH : 0;
 	q->next_used = q->next_avail;
 	STORE(q->enabled, true);
-	if (may_run(f))
-		start_queue(f, i);
+	if (!may_run(f))
+		return;
+	start_queue(f, i);
+	tell_ready(f);
 }
 
 static void set_half(uint64_t *field, bool high, uint32_t value)
