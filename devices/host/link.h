@@ -85,6 +85,12 @@ struct link {
 	const struct link_ops *ops;
 	unsigned offloads;   /* const; LINK_OFFLOAD_* that it can do */
 	uint32_t mtu;        /* const; 0: unknown, any frame up to LINK_FRAME_MAX */
+	/*
+	 * const; a tap that the kernel's vhost can serve instead of send() and recv(), while it is
+	 * attached and enabled here; frames have no header of their own when tap_header is false
+	 */
+	bool is_tap, tap_header;
+	int tap_fd;
 	/* const; what its owner, and main in close(), do once the machine runs */
 	const struct syscall_row *syscalls[LINK_SYSCALL_TABLES], *main_syscalls;
 	bool up;             /* owner; main before attach */

@@ -38,6 +38,9 @@ static int tap_make(struct link **ret, int fd, bool has_header, bool several, st
 	t->link.up = true;
 	t->fd = fd;
 	t->has_header = has_header && !ioctl(fd, TUNSETVNETHDRSZ, &size);
+	t->link.is_tap = true;
+	t->link.tap_header = t->has_header;
+	t->link.tap_fd = fd;
 	if (t->has_header)
 		for (size_t i = 0; i < ARRAY_SIZE(wanted) && !t->link.offloads; i++)
 			if (!link_tap_ops.set_offload(&t->link, wanted[i]))

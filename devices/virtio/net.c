@@ -51,7 +51,9 @@ struct net_lane *net_lane_of(struct net *net, unsigned queue)
 /* The control queue is served by the first pair's worker. */
 static unsigned worker_of(const struct virtio_device *dev, unsigned queue)
 {
-	return queue + 1 == dev->nqueues ? 0 : queue / 2;
+	const struct net *net = container_of(dev, const struct net, dev);
+
+	return queue + 1 == dev->nqueues || net->one_worker ? 0 : queue / 2;
 }
 
 /* --- worker --- */
@@ -94,7 +96,7 @@ static void on_state(void *ctx, bool up)
 	tell_loss(net, tell);
 }
 
-static int start_pair(struct net_pair *p, struct loop *loop)
+int net_start_pair(struct net_pair *p, struct loop *loop)
 {
 	const struct link_events events = {
 		.readable = net_readable,
@@ -121,11 +123,11 @@ static int start_pair(struct net_pair *p, struct loop *loop)
 	return 0;
 }
 
-static void stop_pair(struct net_pair *p)
+void net_stop_pair(struct net_pair *p)
 {
 	bool last = true;
 
-	if (!p->attached || p->rx.queue || p->tx.queue)
+	if (!p->attached || p->rx.queue || p->tx.queue || p->in_kernel)
 		return;
 	pthread_mutex_lock(&p->net->lock);
 	p->loop = NULL;
@@ -144,12 +146,12 @@ static void stop_pair(struct net_pair *p)
 static int start_lane(struct net_lane *lane, struct queue *q)
 {
 	struct net_pair *p = lane->pair;
-	int r = start_pair(p, queue_loop(q));
+	int r = net_start_pair(p, queue_loop(q));
 
 	if (!r)
 		r = net_lane_start(lane, q);
 	if (r) {
-		stop_pair(p);
+		net_stop_pair(p);
 		return r;
 	}
 	if (lane == &p->rx && !p->index)
@@ -195,7 +197,7 @@ static void net_queue_stop(struct virtio_device *dev, struct queue *q)
 	net_lane_stop(lane);
 	if (lane == &lane->pair->rx)
 		lane->pair->link->ops->listen(lane->pair->link, false);
-	stop_pair(lane->pair);
+	net_stop_pair(lane->pair);
 }
 
 /* Of all pairs: no queue runs, so their workers have nothing to do with them. */

@@ -9,6 +9,7 @@
  *   net_ctrl.c    the control queue
  *   net_stats.c   what was counted
  *   net_filter.c  which received frames are the guest's
+ *   net_vhost.c   the pairs handed to the kernel's vhost
  *
  * A device has up to 16 pairs of a receive and a transmit queue, each pair with its link on its own
  * worker. What the driver sets through the control queue is one struct net_settings under a lock;
@@ -188,6 +189,7 @@ struct net_pair {
 	unsigned applied;                /* net->lock; the settings it has */
 	bool attached;                   /* owner; the link is on the loop */
 	bool enabled;                    /* owner; main before; frames may arrive here */
+	unsigned in_kernel;              /* owner; which of its two queues the kernel serves, bits */
 	bool tx_running;                 /* owner; net_tx_run() is on the stack */
 	unsigned offloads;               /* owner; LINK_OFFLOAD_* it was told; of pair 0 */
 	struct net_filter filter;        /* owner */
@@ -219,11 +221,16 @@ struct net_ctrl {
 	uint64_t commands, refused;      /* owner; read by others, relaxed */
 };
 
+enum net_vhost_mode { NET_VHOST_AUTO, NET_VHOST_ON, NET_VHOST_OFF };
+
 struct net {
 	struct virtio_device dev;        /* first */
 	uint8_t mac[6];                  /* const after create and load; what a reset goes back to */
 	unsigned npairs;                 /* const */
 	bool anti_spoof;                 /* const */
+	enum net_vhost_mode vhost_mode;  /* const */
+	struct back *vhost;              /* const; the kernel moves the frames; NULL: we do */
+	bool one_worker;                 /* const; since no frame passes it */
 	struct net_pair *pairs;          /* const */
 	struct net_ctrl ctrl;
 	struct capture *capture;         /* const; NULL: none */
@@ -252,9 +259,9 @@ int net_init(struct net *net, const struct net_setup *setup, struct error *err) 
 int net_set_capture(struct net *net, bool on);
 /*
  * Change a limit of sending or receiving while the machine runs; what waits under the old one looks
- * again. Main.
+ * again. Main. -EBUSY: the kernel's vhost moves the frames, past all limits.
  */
-void net_set_rate(struct net *net, bool sending, enum rate_kind kind, const struct rate_limit *limit);
+int net_set_rate(struct net *net, bool sending, enum rate_kind kind, const struct rate_limit *limit);
 /* The driver shall tell its neighbours where it is (§5.1.6.5.4). Any worker of the device. */
 void net_announce(struct net *net);
 /* net_stats.c. Any thread: the counters of queue i of the pairs as they are now, or -ENOENT. */
@@ -264,6 +271,16 @@ void net_stats_log(const struct net *net);
 /* The lane that queue i is; NULL: the control queue, or none that these features have. */
 struct net_lane *net_lane_of(struct net *net, unsigned queue);
 bool net_is_ctrl(const struct net *net, unsigned queue);
+/* The pair's link on the loop, its settings taken over from now on; off it when no queue runs. */
+int net_start_pair(struct net_pair *p, struct loop *loop) NEEDS_CHECK;
+void net_stop_pair(struct net_pair *p);
+
+/*
+ * net_vhost.c; main, after net_init(). From what the user said (mode) and from what needs each
+ * frame to pass us (`not`: the options, NULL for nothing) to who will serve the queues.
+ */
+int net_vhost_setup(struct net *net, enum net_vhost_mode mode, const char *not,
+	struct error *err) NEEDS_CHECK;
 
 /* net_create.c */
 int net_create(struct virtio_device *dev, const struct device_env *env, const void *options,

@@ -18,6 +18,8 @@ enum {
 
 enum { ANTI_SPOOF_AUTO, ANTI_SPOOF_ON, ANTI_SPOOF_OFF };
 static const char *const anti_spoof_choices[] = { "auto", "on", "off", NULL };
+/* In the order of enum net_vhost_mode. */
+static const char *const vhost_choices[] = { "auto", "on", "off", NULL };
 
 struct net_options {
 	struct virtio_options virtio;
@@ -25,7 +27,7 @@ struct net_options {
 	struct option_mac mac, host_mac;
 	struct option_ints fd;
 	bool user;
-	uint32_t mtu, num_queues, speed, anti_spoof;
+	uint32_t mtu, num_queues, speed, anti_spoof, vhost;
 	bool standby;
 	struct rate_device_options rate;
 	char *capture, *capture_filter;
@@ -157,6 +159,20 @@ static int open_capture(struct net *net, const struct device_env *env, const str
 	return r;
 }
 
+/* What of these options needs each frame to pass us; NULL: nothing. */
+static const char *needs_frames(const struct net *net, const struct net_options *o)
+{
+	if (o->user)
+		return "user networking";
+	if (o->capture)
+		return "capture=";
+	if (o->rate.group || rate_active(&net->rate[0]))
+		return "a rate limit";
+	if (net->anti_spoof)
+		return o->anti_spoof == ANTI_SPOOF_ON ? "anti_spoof=on" : "mac= (without anti_spoof=off)";
+	return NULL;
+}
+
 int net_create(struct virtio_device *dev, const struct device_env *env, const void *options,
 	struct error *err)
 {
@@ -179,6 +195,8 @@ int net_create(struct virtio_device *dev, const struct device_env *env, const vo
 		r = open_link(links, o, err);
 	if (!r)
 		r = net_init(net, &setup, err);
+	if (!r)
+		r = net_vhost_setup(net, o->vhost, needs_frames(net, o), err);
 	if (r)
 		return r;
 	memcpy(dev->syscalls, links[0]->syscalls, sizeof(links[0]->syscalls));
@@ -201,6 +219,8 @@ static const struct option_row net_rows[] = {
 	NET_OPTION("anti_spoof", OPTION_ENUM, anti_spoof, .choices = anti_spoof_choices,
 		.def = "auto",
 		.help = "drop what the guest sends from another address; auto: when mac is given"),
+	NET_OPTION("vhost", OPTION_ENUM, vhost, .choices = vhost_choices, .def = "auto",
+		.help = "the host's kernel moves the frames of a tap; auto: when it can and no other option needs them here"),
 	NET_OPTION("standby", OPTION_BOOL, standby, .def = "off",
 		.help = "pair up with a passed-through function of the same mac, which the guest prefers"),
 	NET_OPTION("speed", OPTION_U32, speed, .max = INT_MAX, .unit = "Mbit/s",

@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <unistd.h>
 
+#include "devices/virtio/back_vhost.h"
 #include "vmm/log.h"
 
 enum { FRAME_OVERHEAD = 14 + 4 }; /* Ethernet header and a VLAN tag */
@@ -173,17 +174,25 @@ void net_apply_enable(struct net_pair *p, bool enabled)
 	if (p->enabled == enabled)
 		return;
 	p->enabled = enabled;
+	/* The kernel has the tap only while that is attached to its interface. */
+	if (!enabled && p->net->vhost)
+		back_vhost_refresh(p->net->vhost, 2 * p->index, 2);
 	if (p->link->ops->enable && p->link->ops->enable(p->link, enabled))
 		log_guest(LOG_WARN, "%s: queue pair %u cannot be %s", p->net->dev.id, p->index,
 			enabled ? "taken into use" : "put out of use");
+	if (enabled && p->net->vhost)
+		back_vhost_refresh(p->net->vhost, 2 * p->index, 2);
 	net_lane_resume(&p->rx);
 }
 
-void net_set_rate(struct net *net, bool sending, enum rate_kind kind, const struct rate_limit *limit)
+int net_set_rate(struct net *net, bool sending, enum rate_kind kind, const struct rate_limit *limit)
 {
+	if (net->vhost)
+		return -EBUSY;
 	rate_set(&net->rate[sending], kind, limit);
 	for (unsigned i = 0; i < net->npairs; i++)
 		net_ring(net->pairs[i].wake_fd);
+	return 0;
 }
 
 int net_set_capture(struct net *net, bool on)

@@ -67,6 +67,11 @@ void net_stats_log(const struct net *net)
 	struct net_stats sum[2] = { { 0 } }, one;
 	char text[2][320];
 
+	if (net->vhost) {
+		log_info("%s: the kernel moved its frames; %" PRIu64 " commands, %" PRIu64 " refused", net->dev.id,
+			LOAD(net->ctrl.commands), LOAD(net->ctrl.refused));
+		return;
+	}
 	for (unsigned q = 0; net_stats_read(net, q, &one) == 0; q++)
 		add(&sum[q % 2], &one);
 	describe(&sum[0], text[0], sizeof(text[0]));
