@@ -15,10 +15,11 @@
 
 #include "devices/host/disk_open.h"
 #include "devices/virtio/types.h"
+#include "devices/virtio/vdpa.h"
 
 struct blk_options {
 	struct virtio_options virtio;
-	char *path, *serial, *overlay;
+	char *path, *serial, *overlay, *vdpa;
 	uint64_t null_size;
 	bool readonly, direct, read_zeroes, backing_files, ephemeral;
 	uint32_t num_queues, poll_us, format;
@@ -278,6 +279,8 @@ static const struct option_row blk_rows[] = {
 	{ .key = "null", .type = OPTION_SIZE, .offset = offsetof(struct blk_options, null_size),
 		.min = 512, .max = UINT64_C(1) << 60, .unit = "bytes",
 		.help = "instead of path: a disk of that size that keeps nothing, for measuring" },
+	{ .key = "vdpa", .type = OPTION_PATH, .offset = offsetof(struct blk_options, vdpa),
+		.help = "instead of path: a vDPA device, /dev/vhost-vdpa-N, whose own virtio-blk the guest drives" },
 	{ .key = "read_zeroes", .type = OPTION_BOOL, .def = "on",
 		.offset = offsetof(struct blk_options, read_zeroes),
 		.help = "of null: reads give zeroes; off leaves the guest's buffer as it is" },
@@ -358,12 +361,33 @@ const struct virtio_type virtio_blk_type = {
 	.destroy = blk_destroy,
 };
 
+/* A device that is not ours has all its properties from elsewhere. */
+static int check_vdpa(const struct blk_options *o, struct error *err)
+{
+	const char *other = o->path ? "path" : o->null_size ? "null" : o->overlay ? "overlay" :
+		o->serial ? "serial" : o->ephemeral ? "ephemeral" : o->readonly ? "readonly" :
+		o->direct ? "direct" : o->num_queues > 1 ? "num_queues" : o->affinity.n ? "affinity" :
+		o->poll_us ? "poll" : NULL;
+
+	return !other ? 0 : error_set(err, EINVAL,
+		"--disk vdpa=%s: %s is the device's own business; leave it out, or leave vdpa out", o->vdpa, other);
+}
+
+static bool shares_memory(const void *options)
+{
+	return ((const struct blk_options *)options)->vdpa;
+}
+
 static int row_create(struct device **ret, const struct device_env *env, const void *options,
 	struct error *err)
 {
 	const struct blk_options *o = options;
-	int r = virtio_create(ret, &virtio_blk_row, &virtio_blk_type, env, options, err);
+	int r = o->vdpa ? check_vdpa(o, err) : 0;
 
+	if (r == 0 && o->vdpa)
+		r = vdpa_create(ret, &virtio_blk_row, VIRTIO_ID_BLK, o->vdpa, &o->virtio, env, err);
+	else if (r == 0)
+		r = virtio_create(ret, &virtio_blk_row, &virtio_blk_type, env, options, err);
 	if (r == 0)
 		(*ret)->cmdline = o->readonly ? "root=/dev/vda ro" : "root=/dev/vda rw";
 	return r;
@@ -374,5 +398,6 @@ const struct device_type virtio_blk_row = {
 	.options = &blk_group,
 	.id_prefix = "_disk",
 	.state = &blk_state,
+	.shares_memory = shares_memory,
 	.create = row_create,
 };

@@ -415,17 +415,12 @@ const struct virtio_type virtio_net_type = {
 	.destroy = net_destroy,
 };
 
-static int row_create(struct device **ret, const struct device_env *env, const void *options,
-	struct error *err)
-{
-	return virtio_create(ret, &virtio_net_row, &virtio_net_type, env, options, err);
-}
-
 const struct device_type virtio_net_row = {
 	.name = "virtio-net",
 	.options = &net_group,
 	.id_prefix = "_net",
 	.state = &net_state,
 	.handed_fd = net_handed_fd,
-	.create = row_create,
+	.shares_memory = net_shares_memory,
+	.create = net_row_create,
 };

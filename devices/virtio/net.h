@@ -286,7 +286,11 @@ int net_vhost_setup(struct net *net, enum net_vhost_mode mode, const char *not,
 int net_create(struct virtio_device *dev, const struct device_env *env, const void *options,
 	struct error *err) NEEDS_CHECK;
 extern const struct option_group net_group;
+/* Of the row. */
 int net_handed_fd(const void *options, unsigned i);
+bool net_shares_memory(const void *options);
+int net_row_create(struct device **ret, const struct device_env *env, const void *options,
+	struct error *err) NEEDS_CHECK;
 
 /*
  * net_settings.c; the worker of the pair. Take over the settings: filter, offloads, coalescing, in

@@ -9,6 +9,8 @@
 #include <sys/random.h>
 
 #include "devices/virtio/net.h"
+#include "devices/virtio/types.h"
+#include "devices/virtio/vdpa.h"
 #include "vmm/worker.h"
 
 enum {
@@ -23,7 +25,7 @@ static const char *const vhost_choices[] = { "auto", "on", "off", NULL };
 
 struct net_options {
 	struct virtio_options virtio;
-	char *tap, *ip, *mask, *forward;
+	char *tap, *ip, *mask, *forward, *vdpa;
 	struct option_mac mac, host_mac;
 	struct option_ints fd;
 	bool user;
@@ -214,6 +216,8 @@ static const struct option_row net_rows[] = {
 			"(\"2222:22\")"),
 	NET_OPTION("tap", OPTION_STRING, tap, .help = "tap interface, used or made"),
 	NET_OPTION("fd", OPTION_INTS, fd, .help = "open tap that was handed over; a list, one for each pair of queues"),
+	NET_OPTION("vdpa", OPTION_PATH, vdpa,
+		.help = "vDPA device, /dev/vhost-vdpa-N, whose own virtio-net the guest drives"),
 	NET_OPTION("mac", OPTION_MAC, mac,
 		.help = "address of the guest's end; random when not given"),
 	NET_OPTION("anti_spoof", OPTION_ENUM, anti_spoof, .choices = anti_spoof_choices,
@@ -262,4 +266,34 @@ int net_handed_fd(const void *options, unsigned i)
 	const struct net_options *o = options;
 
 	return i < o->fd.n && o->fd.v[i] <= INT_MAX ? (int)o->fd.v[i] : -1;
+}
+
+bool net_shares_memory(const void *options)
+{
+	return ((const struct net_options *)options)->vdpa;
+}
+
+/* A device that is not ours has all its properties from elsewhere. */
+static int check_vdpa(const struct net_options *o, struct error *err)
+{
+	const char *other = o->tap ? "tap" : o->fd.n ? "fd" : o->user ? "user" : o->forward ? "forward" :
+		o->ip ? "ip" : o->mask ? "mask" : o->mac.set ? "mac" : o->host_mac.set ? "host_mac" :
+		o->mtu ? "mtu" : o->num_queues > 2 ? "num_queues" : o->speed ? "speed" : o->standby ? "standby" :
+		o->capture ? "capture" : o->rate.group ? "rate_group" : o->rate.own.bw_size ? "bw_size" :
+		o->rate.own.ops_size ? "ops_size" : o->anti_spoof == ANTI_SPOOF_ON ? "anti_spoof" :
+		o->vhost == NET_VHOST_ON ? "vhost" : NULL;
+
+	return !other ? 0 : error_set(err, EINVAL,
+		"--net vdpa=%s: %s is the device's own business; leave it out, or leave vdpa out", o->vdpa, other);
+}
+
+int net_row_create(struct device **ret, const struct device_env *env, const void *options, struct error *err)
+{
+	const struct net_options *o = options;
+	int r;
+
+	if (!o->vdpa)
+		return virtio_create(ret, &virtio_net_row, &virtio_net_type, env, options, err);
+	r = check_vdpa(o, err);
+	return r ? r : vdpa_create(ret, &virtio_net_row, VIRTIO_ID_NET, o->vdpa, &o->virtio, env, err);
 }
