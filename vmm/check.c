@@ -162,7 +162,8 @@ static void ask_passt(struct answer *a)
 	say(a, false, "apt install passt", "passt is not installed");
 }
 
-static unsigned entries(const char *path)
+/* Names in a folder that begin so. */
+static unsigned entries(const char *path, const char *prefix)
 {
 	DIR *d = opendir(path);
 	unsigned n = 0;
@@ -170,14 +171,22 @@ static unsigned entries(const char *path)
 	if (!d)
 		return 0;
 	for (struct dirent *e; (e = readdir(d));)
-		n += e->d_name[0] != '.';
+		n += e->d_name[0] != '.' && !strncmp(e->d_name, prefix, strlen(prefix));
 	closedir(d);
 	return n;
 }
 
+static void ask_vdpa(struct answer *a)
+{
+	unsigned devices = entries("/dev", "vhost-vdpa-");
+
+	say(a, devices > 0, "only for --disk vdpa= and --net vdpa=: modprobe vhost_vdpa; vdpa dev add NAME mgmtdev PARENT",
+		"%u /dev/vhost-vdpa-*", devices);
+}
+
 static void ask_iommu(struct answer *a)
 {
-	unsigned groups = entries("/sys/kernel/iommu_groups");
+	unsigned groups = entries("/sys/kernel/iommu_groups", "");
 
 	say(a, groups > 0, "turn the IOMMU on in the firmware and boot with intel_iommu=on or amd_iommu=on",
 		"%u IOMMU groups", groups);
@@ -323,6 +332,7 @@ static const struct question questions[] = {
 	{ "guest kernel code", false, ask_speed },
 	{ "tap networking", false, ask_tun },
 	{ "vhost-net", false, ask_vhost },
+	{ "vDPA", false, ask_vdpa },
 	{ "user networking", false, ask_passt },
 	{ "IOMMU", false, ask_iommu },
 	{ "VFIO", false, ask_vfio },
