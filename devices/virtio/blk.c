@@ -24,6 +24,7 @@ struct blk_options {
 	bool readonly, direct, read_zeroes, backing_files, ephemeral;
 	uint32_t num_queues, poll_us, format;
 	struct option_ints affinity;
+	struct rate_device_options rate;
 };
 
 static int blk_queue_start(struct virtio_device *dev, struct queue *q)
@@ -34,6 +35,11 @@ static int blk_queue_start(struct virtio_device *dev, struct queue *q)
 
 	if (r)
 		return r;
+	r = blk_later_start(bq, q);
+	if (r) {
+		blk->disk->ops->queue_detach(bq->disk_queue);
+		return r;
+	}
 	bq->queue = q;
 	/* After a load the image still says what create() wrote. */
 	if (queue_index(q) == 0)
@@ -47,6 +53,7 @@ static void blk_queue_stop(struct virtio_device *dev, struct queue *q)
 	struct blk *blk = container_of(dev, struct blk, dev);
 	struct blk_queue *bq = &blk->queues[queue_index(q)];
 
+	blk_later_stop(bq);
 	blk->disk->ops->drain(bq->disk_queue);
 	blk->disk->ops->queue_detach(bq->disk_queue);
 	queue_flush(q);
@@ -241,6 +248,9 @@ static int blk_create(struct virtio_device *dev, const struct device_env *env, c
 		if (r)
 			return error_prefix(err, r, "--disk path=%s", o->path);
 	}
+	r = blk_later_create(blk, env, &o->rate, err);
+	if (r)
+		return r;
 	memcpy(dev->syscalls, blk->disk->syscalls, sizeof(blk->disk->syscalls));
 	return device_main_calls(env, blk->disk->main_syscalls, err);
 }
@@ -257,6 +267,7 @@ static void blk_destroy(struct virtio_device *dev)
 	}
 	if (blk->disk)
 		blk->disk->ops->close(blk->disk);
+	blk_later_destroy(blk);
 }
 
 /* In the order of enum disk_format. */
@@ -302,6 +313,7 @@ static const struct option_row blk_rows[] = {
 	{ .key = "affinity", .type = OPTION_INTS, .offset = offsetof(struct blk_options, affinity),
 		.unit = "CPUs",
 		.help = "CPUs of the host for the queues' threads, [2,3]: one each, in turn" },
+	RATE_DEVICE_OPTION_ROWS(struct blk_options, rate),
 	VIRTIO_OPTION_ROWS("128"),
 	OPTION_ROWS_END,
 };
@@ -350,6 +362,7 @@ const struct virtio_type virtio_blk_type = {
 	.size = sizeof(struct blk),
 	.config_size = sizeof(struct blk_config),
 	.options = &blk_group,
+	.syscalls = blk_syscalls,
 	.state = &blk_state,
 	.create = blk_create,
 	.queue_start = blk_queue_start,

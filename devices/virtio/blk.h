@@ -1,6 +1,6 @@
 /*
- * Inside of virtio-blk (virtio 1.2 §5.2), shared by its two parts: blk.c is the device (options,
- * config space, life), blk_request.c its requests.
+ * Inside of virtio-blk (virtio 1.2 §5.2), shared by its parts: blk.c is the device (options, config
+ * space, life), blk_request.c its requests, blk_later.c those that wait.
  */
 #ifndef DEVICES_VIRTIO_BLK_H
 #define DEVICES_VIRTIO_BLK_H
@@ -10,6 +10,7 @@
 #include "devices/host/disk.h"
 #include "devices/virtio/queue.h"
 #include "devices/virtio/virtio.h"
+#include "vmm/rate.h"
 
 enum {
 	BLK_SECTOR = 512,
@@ -95,6 +96,9 @@ struct blk_queue {
 	struct blk_request *free;     /* owner */
 	struct queue *queue;          /* owner; NULL while stopped */
 	bool in_handle;               /* owner; the caller of handle() flushes the queue */
+	int timer_fd;                 /* const */
+	struct loop_source *timer;    /* owner; NULL while stopped */
+	uint64_t armed;               /* owner; when the timer rings, 0: not set by us */
 };
 
 struct blk {
@@ -106,6 +110,9 @@ struct blk {
 	uint32_t cpus[BLK_QUEUES_MAX];/* const; those that queues are bound to */
 	char serial[BLK_SERIAL_LEN];  /* const */
 	uint8_t writeback;            /* written by queue 0's worker, read by all: __atomic */
+	struct rate rate;             /* of all queues together */
+	_Atomic bool limited;         /* main; false: rate never holds anything up */
+	_Atomic unsigned changes;     /* main; see blk_wake() */
 	_Atomic bool told;            /* the host's failure was reported */
 	char event[96];               /* text of that report, written once */
 	struct blk_queue queues[BLK_QUEUES_MAX];
@@ -119,6 +126,25 @@ int blk_handle(struct virtio_device *dev, struct queue *q);
 void blk_on_done(void *ctx, struct disk_request *disk_rq, int result);
 void blk_on_batch_done(void *ctx);
 bool blk_poll(struct virtio_device *dev, struct queue *q);
+
+/* blk_later.c; on the queue's worker. Only of use where blk->limited. */
+/* May the next request be taken? If not, the queue is served again by itself when it may. */
+bool blk_may_go(struct blk_queue *bq);
+/* A request was taken; `rq` NULL: it was answered at once. */
+void blk_charge(struct blk_queue *bq, const struct blk_request *rq);
+/* With queue_start and queue_stop. */
+int blk_later_start(struct blk_queue *bq, struct queue *q) NEEDS_CHECK;
+void blk_later_stop(struct blk_queue *bq);
+extern const struct syscall_row blk_syscalls[];
+
+/* blk_later.c; main */
+int blk_later_create(struct blk *blk, const struct device_env *env, const struct rate_device_options *o,
+	struct error *err) NEEDS_CHECK;
+void blk_later_destroy(struct blk *blk);
+/* Change a limit, at any time; requests that wait go by the new one. */
+void blk_set_rate(struct blk *blk, enum rate_kind kind, const struct rate_limit *limit);
+/* Something changed that may let queues go on: each looks again, soon, on its worker. */
+void blk_wake(struct blk *blk);
 
 /* blk.c; of the disk, in bytes. Any thread. */
 uint64_t blk_size(const struct blk *blk);

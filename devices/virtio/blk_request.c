@@ -289,12 +289,17 @@ static int begin(struct blk_queue *bq, struct blk_request *rq)
 int blk_handle(struct virtio_device *dev, struct queue *q)
 {
 	struct blk_queue *bq = &container_of(dev, struct blk, dev)->queues[queue_index(q)];
+	const bool limited = atomic_load_explicit(&bq->blk->limited, memory_order_relaxed);
 	struct blk_request *rq;
 	struct chain *chain;
 	int r = 0;
 
 	bq->in_handle = true;
 	for (unsigned n = queue_size(q); n; n--) {
+		if (seldom(limited) && !blk_may_go(bq)) {
+			r = 0;
+			break;
+		}
 		r = queue_pop(q, &chain);
 		if (r <= 0)
 			break;
@@ -305,6 +310,8 @@ int blk_handle(struct virtio_device *dev, struct queue *q)
 		}
 		rq = request_take(bq, chain);
 		r = begin(bq, rq);
+		if (seldom(limited))
+			blk_charge(bq, r == STARTED ? rq : NULL);
 		if (r != STARTED)
 			request_finish(bq, rq, 0, (uint8_t)r);
 		r = 1;

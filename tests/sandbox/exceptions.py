@@ -11,7 +11,8 @@ ROWS = [
     ("worker", "ioctl", "block device", "there is no block device to resize here"),
     ("worker", "ioctl", "what the driver takes", "the guest's driver takes no frames with work left undone"),
     ("worker", "ioctl", "still there", "the interface stays for as long as its machine"),
-    ("worker", "timerfd_settime", "limit", "the guest's driver gathers no interrupts, and no limit is set"),
+    ("worker", "timerfd_settime", "gathered", "the guest's driver gathers no interrupts, and no limit is set"),
+    ("main", "timerfd_settime", None, "nobody changes a limit while the machine runs"),
 ]
 
 

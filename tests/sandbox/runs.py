@@ -36,6 +36,12 @@ def disk_without_io_uring(bench):
     bench.guest_run(words, "--disk", f"path={path},num_queues=2,serial={devices.SERIAL}", preexec_fn=no_io_uring)
 
 
+def disk_with_a_limit(bench):
+    path = bench.file("disk.raw", devices.DISK)
+    words = f"test=blk transport=pci capacity={devices.DISK // 512} serial={devices.SERIAL} queues=2"
+    bench.guest_run(words, "--disk", f"path={path},num_queues=2,serial={devices.SERIAL},ops_size=2,ops_refill_time=1")
+
+
 def terminal(bench):
     """A terminal as stdin and stdout: raw, another size while it runs, ^A x."""
     master, slave = pty.openpty()
@@ -133,6 +139,7 @@ def cases():
     for name in NAMES:
         yield name, known[name]
     yield "disk without io_uring", disk_without_io_uring
+    yield "disk with a limit", disk_with_a_limit
     yield "terminal", terminal
     yield "a client that leaves", client_leaves
     yield "passt dies", passt_dies
