@@ -36,6 +36,11 @@ enum vm_event {
 	VM_EVENT_PANIC,        /* pvpanic */
 	VM_EVENT_HANG_UP,      /* the user's own way out: ^A x on the terminal */
 	VM_EVENT_DEVICE_ERROR, /* a device lost its host side; `what` says which and how */
+	/*
+	 * A device holds what failed, which `what` names, until somebody helped: the machine
+	 * pauses, its devices run on, and retry() is called when it goes on.
+	 */
+	VM_EVENT_PAUSE,
 	VM_EVENT_VCPU_GONE,    /* a vCPU thread obeyed VCPU_STOP */
 	VM_EVENT_FAILED,       /* a vCPU cannot go on (KVM_EXIT_INTERNAL_ERROR, ...); ends the machine with status 1 */
 };
@@ -125,6 +130,9 @@ struct device_ops {
 	int (*start)(struct device *dev, struct error *err);
 	void (*pause)(struct device *dev);   /* returns when nothing is in flight */
 	void (*resume)(struct device *dev);
+	/* After VM_EVENT_PAUSE: try again, without waiting; how many requests are held now. */
+	void (*retry)(struct device *dev);
+	unsigned (*held)(struct device *dev);
 	void (*reset)(struct device *dev);
 	int (*save)(struct device *dev, struct state_writer *w);
 	int (*load)(struct device *dev, struct state_reader *r, struct error *err);

@@ -83,7 +83,13 @@ struct vm {
 	struct vm_inbox inbox;
 	struct vm_events events;
 	bool reboot;                /* --on-reset=reboot */
-	struct { int64_t window_start; unsigned count; bool posted; /* reboot() is on its way in the loop */ } resets;
+	struct {
+		int64_t window_start;
+		unsigned count;
+		bool posted;            /* reboot() is on its way in the loop */
+		bool after_resume;      /* the guest asked, and the machine was paused meanwhile */
+	} resets;
+	bool stuck;                 /* PAUSED for a device that holds what failed: the devices run */
 	struct sandbox_role vcpu_role, main_role;
 	struct sandbox_filter *vcpu_filter, *main_filter;
 	struct aside aside;         /* until vm_create() returns */
@@ -113,6 +119,7 @@ void vm_devices_destroy(struct vm *vm);
 void vm_hold(struct vm *vm);
 void vm_release(struct vm *vm);
 /*
+ * Of a machine that is paused for a device: its devices too, which then give up what they hold.
  * -EBUSY: not running. -EAGAIN: a vCPU waits for main inside an exit; let the loop serve it and ask
  * again.
  */

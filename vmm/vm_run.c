@@ -208,6 +208,7 @@ static void reboot(void *ctx)
 	struct error err;
 
 	vm->resets.posted = false;
+	vm->resets.after_resume = vm->state == VM_PAUSED;
 	if (vm->state != VM_RUNNING)
 		return;
 	vm_hold(vm);
@@ -229,14 +230,14 @@ static void reboot(void *ctx)
 
 static void reset(struct vm *vm, int exit_status)
 {
-	if (vm->state != VM_RUNNING)
+	if (vm->state != VM_RUNNING && vm->state != VM_PAUSED)
 		return;
 	if (!vm->reboot) {
 		vm_stop(vm, exit_status);
 		return;
 	}
 	/* The life that ends may wish again while its reset waits. */
-	if (vm->resets.posted)
+	if (vm->resets.posted || vm->resets.after_resume)
 		return;
 	if (resets_too_often(vm)) {
 		log_error("the guest was reset more than %d times in %d seconds; giving up", RESETS_MAX,
@@ -245,6 +246,37 @@ static void reset(struct vm *vm, int exit_status)
 		return;
 	}
 	reboot(vm);
+}
+
+static bool any_held(const struct vm *vm)
+{
+	for (struct device *d = vm->devices; d; d = d->next)
+		if (d->ops->held && d->ops->held(d))
+			return true;
+	return false;
+}
+
+/*
+ * vCPUs are held and devices run: those have requests that they can neither end nor give back. What
+ * failed may have been tried again since it was told.
+ */
+static void pause_stuck(void *ctx)
+{
+	struct vm *vm = ctx;
+
+	if (vm->state != VM_RUNNING || !any_held(vm))
+		return;
+	vm_hold(vm);
+	if (any_midway(vm)) {
+		/* Its own message is in the loop, or comes soon: after that. */
+		vm_release(vm);
+		if (loop_post(vm->loop, pause_stuck, vm) < 0)
+			log_error("the machine cannot be paused: out of messages");
+		return;
+	}
+	vm->state = VM_PAUSED;
+	vm->stuck = true;
+	log_warn("the machine is paused; SIGUSR2 lets it go on and tries again what failed");
 }
 
 static void handle_event(struct vm *vm, const struct vm_event_entry *e)
@@ -271,6 +303,10 @@ static void handle_event(struct vm *vm, const struct vm_event_entry *e)
 		break;
 	case VM_EVENT_DEVICE_ERROR:
 		log_warn("%s", e->what);
+		break;
+	case VM_EVENT_PAUSE:
+		log_warn("%s", e->what);
+		pause_stuck(vm);
 		break;
 	case VM_EVENT_VCPU_GONE:
 		vcpu_gone(vm);
@@ -320,6 +356,7 @@ static void on_signal(void *ctx, unsigned events)
 {
 	struct vm *vm = ctx;
 	struct signalfd_siginfo info;
+	int r;
 
 	(void)events;
 	if (read(vm->signal_fd, &info, sizeof(info)) != sizeof(info))
@@ -328,6 +365,10 @@ static void on_signal(void *ctx, unsigned events)
 	case SIGUSR1:
 		log_info("pressing the power button");
 		press_power_button(vm);
+		break;
+	case SIGUSR2:
+		r = vm_resume(vm);
+		log_info("%s", r ? "SIGUSR2: the machine is not paused" : "the machine goes on");
 		break;
 	default:
 		log_info("ended by signal %u", info.ssi_signo);
@@ -349,7 +390,7 @@ static bool ignored(int signal)
  */
 static int watch_signals(struct vm *vm, struct error *err)
 {
-	static const int always[] = { SIGTERM, SIGUSR1 }, unless_ignored[] = { SIGINT, SIGQUIT, SIGHUP };
+	static const int always[] = { SIGTERM, SIGUSR1, SIGUSR2 }, unless_ignored[] = { SIGINT, SIGQUIT, SIGHUP };
 	struct loop_source *source;
 	sigset_t set;
 
@@ -428,8 +469,20 @@ int vm_run(struct vm *vm)
 	return vm->status;
 }
 
+static void pause_devices(struct vm *vm)
+{
+	for (struct device *d = vm->devices; d; d = d->next)
+		if (d->ops->pause)
+			d->ops->pause(d);
+}
+
 int vm_pause(struct vm *vm)
 {
+	if (vm->state == VM_PAUSED && vm->stuck) {
+		vm->stuck = false;
+		pause_devices(vm);
+		return 0;
+	}
 	if (vm->state != VM_RUNNING)
 		return -EBUSY;
 	vm_hold(vm);
@@ -438,9 +491,7 @@ int vm_pause(struct vm *vm)
 		return -EAGAIN;
 	}
 	vm->state = VM_PAUSED;
-	for (struct device *d = vm->devices; d; d = d->next)
-		if (d->ops->pause)
-			d->ops->pause(d);
+	pause_devices(vm);
 	return 0;
 }
 
@@ -448,10 +499,16 @@ int vm_resume(struct vm *vm)
 {
 	if (vm->state != VM_PAUSED)
 		return -EBUSY;
-	for (struct device *d = vm->devices; d; d = d->next)
-		if (d->ops->resume)
-			d->ops->resume(d);
+	for (struct device *d = vm->devices; d; d = d->next) {
+		void (*go_on)(struct device *dev) = vm->stuck ? d->ops->retry : d->ops->resume;
+
+		if (go_on)
+			go_on(d);
+	}
+	vm->stuck = false;
 	vm->state = VM_RUNNING;
 	vm_release(vm);
+	if (vm->resets.after_resume)
+		reboot(vm);
 	return 0;
 }

@@ -60,7 +60,8 @@ struct disk_request {
 struct disk_events {
 	/*
 	 * `result` 0, or -errno: -EIO, -ENOSPC, -EROFS ... A short transfer is never reported as 0:
-	 * it is continued or is -EIO.
+	 * it is continued or is -EIO. -ENOTRECOVERABLE: what must be stable cannot be any more, on
+	 * this disk, however often it is tried.
 	 */
 	void (*done)(void *ctx, struct disk_request *rq, int result);
 	void (*batch_done)(void *ctx);

@@ -165,7 +165,7 @@ static enum raw_verdict sync_result(struct raw_disk *d, ssize_t res, int *result
 	if (res < 0)
 		atomic_store_explicit(&d->flush_failed, true, memory_order_relaxed);
 	if (atomic_load_explicit(&d->flush_failed, memory_order_relaxed))
-		*result = -EIO;
+		*result = -ENOTRECOVERABLE;
 	return RAW_DONE;
 }
 

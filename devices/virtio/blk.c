@@ -22,7 +22,7 @@ struct blk_options {
 	char *path, *serial, *overlay, *vdpa;
 	uint64_t null_size;
 	bool readonly, direct, read_zeroes, backing_files, ephemeral;
-	uint32_t num_queues, poll_us, format;
+	uint32_t num_queues, poll_us, format, on_error;
 	struct option_ints affinity;
 	struct rate_device_options rate;
 };
@@ -41,6 +41,7 @@ static int blk_queue_start(struct virtio_device *dev, struct queue *q)
 		return r;
 	}
 	bq->queue = q;
+	bq->stopping = false;
 	/* After a load the image still says what create() wrote. */
 	if (queue_index(q) == 0)
 		virtio_config_write(&dev->config, offsetof(struct blk_config, writeback),
@@ -54,6 +55,7 @@ static void blk_queue_stop(struct virtio_device *dev, struct queue *q)
 	struct blk_queue *bq = &blk->queues[queue_index(q)];
 
 	blk_later_stop(bq);
+	blk_error_stop(bq);
 	blk->disk->ops->drain(bq->disk_queue);
 	blk->disk->ops->queue_detach(bq->disk_queue);
 	queue_flush(q);
@@ -239,6 +241,7 @@ static int blk_create(struct virtio_device *dev, const struct device_env *env, c
 	blk->disk->ops->info(blk->disk, &blk->info);
 	blk->max_iov = MIN(MAX(dev->queue_size, 3u) - 2u, (unsigned)BLK_SEG_MAX) + BLK_IOV_EXTRA;
 	blk->writeback = 1;
+	blk->on_error = (enum blk_on_error)o->on_error;
 	dev->nqueues = (uint16_t)o->num_queues;
 	dev->poll_ns = (uint64_t)o->poll_us * 1000;
 	dev->features |= extra_features(blk);
@@ -272,6 +275,13 @@ static void blk_destroy(struct virtio_device *dev)
 
 /* In the order of enum disk_format. */
 static const char *const blk_formats[] = { "raw", "qcow2", NULL };
+
+/*
+ * In the order of enum blk_on_error. A full file system is the one failure that somebody on the
+ * host can undo while the guest loses nothing by waiting; told of it, most guests would give up
+ * their root. Other errors are news that the guest has its own ways with.
+ */
+static const char *const blk_on_errors[] = { "enospc", "report", "pause", NULL };
 
 static const struct option_row blk_rows[] = {
 	{ .key = "path", .type = OPTION_PATH, .offset = offsetof(struct blk_options, path),
@@ -313,6 +323,10 @@ static const struct option_row blk_rows[] = {
 	{ .key = "affinity", .type = OPTION_INTS, .offset = offsetof(struct blk_options, affinity),
 		.unit = "CPUs",
 		.help = "CPUs of the host for the queues' threads, [2,3]: one each, in turn" },
+	{ .key = "on_error", .type = OPTION_ENUM, .offset = offsetof(struct blk_options, on_error),
+		.def = "enospc", .choices = blk_on_errors,
+		.help = "when the host fails: tell the guest, or pause the machine until SIGUSR2 and "
+			"try again; enospc: pause when the host's disk is full, tell of all else" },
 	RATE_DEVICE_OPTION_ROWS(struct blk_options, rate),
 	VIRTIO_OPTION_ROWS("128"),
 	OPTION_ROWS_END,
@@ -369,6 +383,8 @@ const struct virtio_type virtio_blk_type = {
 	.handle = blk_handle,
 	.queue_stop = blk_queue_stop,
 	.poll = blk_poll,
+	.retry = blk_retry,
+	.held = blk_held,
 	.config_written = blk_config_written,
 	.config_writable = blk_config_writable,
 	.destroy = blk_destroy,

@@ -1,6 +1,7 @@
 /*
  * Inside of virtio-blk (virtio 1.2 §5.2), shared by its parts: blk.c is the device (options, config
- * space, life), blk_request.c its requests, blk_later.c those that wait.
+ * space, life), blk_request.c its requests, blk_later.c those that wait, blk_error.c those that
+ * failed.
  */
 #ifndef DEVICES_VIRTIO_BLK_H
 #define DEVICES_VIRTIO_BLK_H
@@ -83,8 +84,11 @@ struct blk_request {
 	struct iovec *iov;            /* const; max_iov of them */
 	struct blk_range ranges[BLK_RANGES_MAX];
 	unsigned nranges, range;      /* which are left: [range, nranges) */
-	struct blk_request *next;     /* while free */
+	struct blk_request *next;     /* while free or held */
 };
+
+/* In the order of the choices of on_error=. */
+enum blk_on_error { BLK_ON_ERROR_ENOSPC, BLK_ON_ERROR_REPORT, BLK_ON_ERROR_PAUSE };
 
 struct blk;
 
@@ -98,6 +102,10 @@ struct blk_queue {
 	bool in_handle;               /* owner; the caller of handle() flushes the queue */
 	int timer_fd;                 /* const */
 	struct loop_source *timer;    /* owner; NULL while stopped */
+	/* owner; failed and not answered, in their order, linked by `next` */
+	struct blk_request *held, *held_last;
+	unsigned retried;             /* owner; the count of blk->retries that was obeyed */
+	bool stopping;                /* owner; nothing is held any more */
 	uint64_t armed;               /* owner; when the timer rings, 0: not set by us */
 };
 
@@ -113,8 +121,10 @@ struct blk {
 	struct rate rate;             /* of all queues together */
 	_Atomic bool limited;         /* main; false: rate never holds anything up */
 	_Atomic unsigned changes;     /* main; see blk_wake() */
-	_Atomic bool told;            /* the host's failure was reported */
-	char event[96];               /* text of that report, written once */
+	enum blk_on_error on_error;   /* const */
+	_Atomic unsigned retries;     /* main; counts blk_retry() */
+	_Atomic unsigned nheld;       /* workers; over all queues */
+	_Atomic uint64_t tell_again;  /* workers; ns, before which no event tells of a failure */
 	struct blk_queue queues[BLK_QUEUES_MAX];
 };
 
@@ -126,6 +136,21 @@ int blk_handle(struct virtio_device *dev, struct queue *q);
 void blk_on_done(void *ctx, struct disk_request *disk_rq, int result);
 void blk_on_batch_done(void *ctx);
 bool blk_poll(struct virtio_device *dev, struct queue *q);
+
+/* Do a request that was held as if it had just been popped. The caller submits and flushes. */
+void blk_begin_again(struct blk_queue *bq, struct blk_request *rq);
+
+/* blk_error.c; on the queue's worker */
+/* The host failed, not the guest: tell, and hold the request (true) or let the guest know. */
+bool blk_failed(struct blk_queue *bq, struct blk_request *rq, int result) NEEDS_CHECK;
+/* Begin what is held, when blk_retry() was called. The caller submits and flushes. */
+void blk_retry_if_asked(struct blk_queue *bq);
+/* Nothing is held any more: what was is in flight, and answered when the disk is drained. */
+void blk_error_stop(struct blk_queue *bq);
+
+/* blk_error.c; of virtio_type */
+void blk_retry(struct virtio_device *dev);
+unsigned blk_held(const struct virtio_device *dev);
 
 /* blk_later.c; on the queue's worker. Only of use where blk->limited. */
 /* May the next request be taken? If not, the queue is served again by itself when it may. */

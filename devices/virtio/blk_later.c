@@ -1,6 +1,6 @@
 /*
  * What a queue of virtio-blk does later than its driver asked: requests beyond a rate limit
- * (vmm/rate.h).
+ * (vmm/rate.h), and those that failed and are tried again (blk_error.c).
  *
  * Requests that must wait stay in the ring. So nothing is held that a reset, a pause or a stop
  * would have to give back, and what waits is bounded by the ring: a queue that is stopped forgets
@@ -48,7 +48,8 @@ static void on_timer(void *ctx)
 	bq->armed = 0;
 	if (!bq->queue || queue_broken(bq->queue))
 		return;
-	r = blk_handle(dev, bq->queue);
+	blk_retry_if_asked(bq);
+	r = blk_handle(dev, bq->queue); /* submits what was begun */
 	queue_flush(bq->queue);
 	if (r < 0)
 		dev->broken(dev);

@@ -15,7 +15,6 @@
 #include "devices/virtio/blk.h"
 
 #include <errno.h>
-#include <stdio.h>
 
 #include "devices/virtio/chain.h"
 #include "vmm/log.h"
@@ -52,24 +51,6 @@ static inline void request_finish(struct blk_queue *bq, struct blk_request *rq, 
 		push_unusual(bq, c, wrote, status);
 }
 
-/* The host failed, not the guest: one event for whoever watches the machine, and a line. */
-static void host_failed(struct blk *blk, const struct disk_request *rq, int result)
-{
-	static const char *const verb[] = {
-		[DISK_READ] = "read", [DISK_WRITE] = "write", [DISK_FLUSH] = "flush",
-		[DISK_DISCARD] = "discard", [DISK_WRITE_ZEROES] = "write of zeroes",
-	};
-	const struct vm_events *events = blk->dev.events;
-
-	log_guest(LOG_WARN, "%s: %s at byte %llu failed: %s", blk->dev.id, verb[rq->op],
-		(unsigned long long)rq->offset, strerror(-result));
-	if (atomic_exchange(&blk->told, true) || !events)
-		return;
-	snprintf(blk->event, sizeof(blk->event), "%s: %s failed: %.24s", blk->dev.id, verb[rq->op],
-		strerror(-result));
-	events->post(events->ctx, VM_EVENT_DEVICE_ERROR, blk->event);
-}
-
 static uint8_t status_of(int result)
 {
 	if (!result)
@@ -81,8 +62,8 @@ static int start_range(struct blk_queue *bq, struct blk_request *rq);
 
 static __attribute__((noinline)) void done_seldom(struct blk_queue *bq, struct blk_request *rq, int result)
 {
-	if (result)
-		host_failed(bq->blk, &rq->disk, result);
+	if (result && blk_failed(bq, rq, result))
+		return;
 	if (!result && rq->range < rq->nranges) {
 		result = start_range(bq, rq);
 		if (!result)
@@ -284,6 +265,17 @@ static int begin(struct blk_queue *bq, struct blk_request *rq)
 		return kinds[i].begin(bq, rq, &h);
 	}
 	return BLK_S_UNSUPP;
+}
+
+void blk_begin_again(struct blk_queue *bq, struct blk_request *rq)
+{
+	int r;
+
+	chain_rewind(rq->chain);
+	rq->nranges = rq->range = 0;
+	r = begin(bq, rq);
+	if (r != STARTED)
+		request_finish(bq, rq, 0, (uint8_t)r);
 }
 
 int blk_handle(struct virtio_device *dev, struct queue *q)

@@ -162,3 +162,15 @@ void *chain_user(const struct chain *c)
 {
 	return c->user;
 }
+
+void chain_rewind(struct chain *c)
+{
+	uint32_t in = 0;
+
+	assert(c->wrote.left == c->out_total);
+	c->out = c->wrote;
+	c->out.left -= c->tail;
+	for (const struct iovec *v = c->iov; v < c->wrote.iov; v++)
+		in += (uint32_t)v->iov_len;
+	c->in = (struct cursor){ .iov = c->iov, .left = in };
+}

@@ -58,6 +58,13 @@ static inline bool chain_finish_quick(struct chain *c, size_t len, uint8_t statu
 /* What queue_push() reports. */
 static inline uint32_t chain_written(const struct chain *c);
 
+/*
+ * Both cursors back to where they were after queue_pop() and chain_reserve_tail(), to do the same
+ * once more. Something writable was handed out or kept for a trailer, and nothing counted as
+ * written.
+ */
+void chain_rewind(struct chain *c);
+
 /* A word of the device's own per chain, e.g. its request: NULL after pop. */
 void chain_set_user(struct chain *c, void *user);
 void *chain_user(const struct chain *c);

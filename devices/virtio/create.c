@@ -289,9 +289,26 @@ static void device_destroy(struct device *dev)
 	free(f);
 }
 
+static void device_retry(struct device *dev)
+{
+	struct virtio_device *v = to_front(dev)->dev;
+
+	if (v->type->retry)
+		v->type->retry(v);
+}
+
+static unsigned device_held(struct device *dev)
+{
+	const struct virtio_device *v = to_front(dev)->dev;
+
+	return v->type->held ? v->type->held(v) : 0;
+}
+
 static const struct device_ops virtio_device_ops = {
 	.pause = device_pause,
 	.resume = device_resume,
+	.retry = device_retry,
+	.held = device_held,
 	.reset = device_reset,
 	.save = device_save,
 	.load = device_load,

@@ -156,6 +156,12 @@ struct virtio_type {
 	 * NULL.
 	 */
 	void (*reset)(struct virtio_device *dev);
+	/*
+	 * Main, without waiting. Requests that failed and were held, and VM_EVENT_PAUSE posted, are
+	 * tried again; how many are held now. Both or none.
+	 */
+	void (*retry)(struct virtio_device *dev);
+	unsigned (*held)(const struct virtio_device *dev);
 	/* Main; host fds are closed here. Half-built devices too. May be NULL. */
 	void (*destroy)(struct virtio_device *dev);
 };

@@ -17,8 +17,8 @@ static void on_event(void *ctx, enum vm_event event, const char *what)
 {
 	struct rig *r = ctx;
 
-	must(event == VM_EVENT_DEVICE_ERROR, "an event no device may post");
-	r->nevents++;
+	must(event == VM_EVENT_DEVICE_ERROR || event == VM_EVENT_PAUSE, "an event no device may post");
+	*(event == VM_EVENT_PAUSE ? &r->npauses : &r->nevents) += 1;
 	snprintf(r->event, sizeof(r->event), "%s", what ? what : "");
 }
 

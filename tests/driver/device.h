@@ -17,7 +17,8 @@ struct rig {
 	struct harness *h[RIG_QUEUES];  /* of started queues */
 	struct vm_events events;
 	unsigned nevents;               /* VM_EVENT_DEVICE_ERROR posted */
-	char event[128];
+	unsigned npauses;               /* VM_EVENT_PAUSE posted */
+	char event[128];                /* text of the last one */
 	unsigned config_changes;
 };
 

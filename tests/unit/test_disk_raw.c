@@ -493,10 +493,10 @@ Test(disk_raw, a_failed_flush_is_remembered)
 	saved = dup(fd);
 	cr_assert_eq(pipe(pipes), 0);
 	cr_assert_eq(dup2(pipes[1], fd), fd);
-	cr_assert_eq(run(&f, &flush), -EIO);
+	cr_assert_eq(run(&f, &flush), -ENOTRECOVERABLE);
 	cr_assert_eq(dup2(saved, fd), fd);
-	cr_assert_eq(run(&f, &flush), -EIO, "the kernel has forgotten; we have not");
-	cr_assert_eq(run(&f, &write), -EIO, "a write that promises to be stable cannot");
+	cr_assert_eq(run(&f, &flush), -ENOTRECOVERABLE, "the kernel has forgotten; we have not");
+	cr_assert_eq(run(&f, &write), -ENOTRECOVERABLE, "a write that promises to be stable cannot");
 	cr_assert_eq(transfer(&f, DISK_READ, 0, buf, 512), 0);
 	close(saved);
 	disk_free(&f);

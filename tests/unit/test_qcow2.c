@@ -2,6 +2,7 @@
  * The qcow2 disk against a model of its bytes, with QEMU's tools as the judge of the file: images of
  * many shapes, with snapshots, compressed clusters and bases.
  */
+#include "devices/host/disk_raw.h"
 #include "tests/unit/qcow2_rig.h"
 
 static const struct disk_config qcow2 = { .format = DISK_FORMAT_QCOW2 };
@@ -281,5 +282,26 @@ Test(qcow2, a_disk_with_more_tables_than_the_cache_holds_loses_nothing)
 		cr_assert_eq(rig_sh(&r, "qemu-img check -f qcow2 %s", r.path), 0);
 		cr_assert_eq(rig_sh(&r, "qemu-img snapshot -c s%d %s", round, r.path), 0);
 	}
+	rig_free(&r);
+}
+
+/* What of the file's own disk failed for good fails for the image. */
+Test(qcow2, a_failed_flush_is_remembered)
+{
+	struct disk_request flush = { .op = DISK_FLUSH };
+	static uint8_t buf[512];
+	struct rig r;
+
+	rig_needs_qemu();
+	rig_init(&r);
+	cr_assert_eq(rig_sh(&r, "qemu-img create -f qcow2 %s 1M", r.path), 0);
+	rig_open(&r, (struct disk_config){ .format = DISK_FORMAT_QCOW2 });
+	cr_assert_eq(rig_transfer(&r, DISK_WRITE, 0, buf, 512), 0);
+	cr_assert_eq(rig_run(&r, &flush), 0);
+	atomic_store(&((struct raw_disk *)((struct qcow2 *)r.disk)->file)->flush_failed, true);
+	cr_assert_eq(rig_run(&r, &flush), -ENOTRECOVERABLE);
+	cr_assert_eq(rig_transfer(&r, DISK_WRITE, 512 * KIB, buf, 512), 0);
+	cr_assert_eq(rig_run(&r, &flush), -ENOTRECOVERABLE, "also with tables to write");
+	cr_assert_eq(rig_transfer(&r, DISK_READ, 0, buf, 512), 0);
 	rig_free(&r);
 }

@@ -251,6 +251,156 @@ Test(vm, a_paused_guest_stands_still_and_goes_on)
 	cr_assert_eq(live(&l, pause_and_resume), 0);
 }
 
+/* A device whose host fails: it holds a request until it is tried again. */
+static struct {
+	struct device dev;
+	unsigned held, retried, paused;
+	bool fails_again;
+	struct vm *vm;
+} stuck;
+
+static void stuck_retry(struct device *dev)
+{
+	(void)dev;
+	stuck.retried++;
+	if (stuck.fails_again)
+		stuck.vm->events.post(stuck.vm->events.ctx, VM_EVENT_PAUSE, "it failed again");
+	else
+		stuck.held = 0;
+	stuck.fails_again = false;
+}
+
+static unsigned stuck_held(struct device *dev)
+{
+	(void)dev;
+	return stuck.held;
+}
+
+static void stuck_pause(struct device *dev)
+{
+	(void)dev;
+	stuck.paused++;
+	stuck.held = 0;
+}
+
+static void stuck_destroy(struct device *dev)
+{
+	(void)dev;
+}
+
+static const struct device_ops stuck_ops = { .retry = stuck_retry, .held = stuck_held, .pause = stuck_pause,
+	.destroy = stuck_destroy };
+
+static void add_stuck(struct life *l, bool fails_again)
+{
+	memset(&stuck, 0, sizeof(stuck));
+	stuck.dev.ops = &stuck_ops;
+	stuck.dev.next = l->vm->devices;
+	stuck.fails_again = fails_again;
+	stuck.vm = l->vm;
+	l->vm->devices = &stuck.dev;
+}
+
+static void tell(struct life *l)
+{
+	l->vm->events.post(l->vm->events.ctx, VM_EVENT_PAUSE, "a write failed");
+}
+
+/* Told at step 1 without anything held, at 2 with; a signal at 5 and, since it fails again, at 8. */
+static void stuck_and_helped(struct life *l)
+{
+	struct vm *vm = l->vm;
+
+	if (l->step == 0 && !counter(l))
+		l->step--;
+	else if (l->step == 1)
+		tell(l);
+	else if (l->step == 2) {
+		cr_assert_eq(vm->state, VM_RUNNING, "nothing is held any more");
+		stuck.held = 1;
+		tell(l);
+	} else if (l->step == 4 || l->step == 7) {
+		cr_assert_eq(vm->state, VM_PAUSED);
+		l->seen = counter(l);
+	} else if (l->step == 5 || l->step == 8) {
+		cr_assert_eq(counter(l), l->seen, "a paused guest does not move");
+		kill(getpid(), SIGUSR2);
+	} else if (l->step >= 10 && counter(l) != l->seen && !l->done) {
+		cr_assert_eq(vm->state, VM_RUNNING);
+		cr_assert_eq(stuck.paused, 0, "its queues ran on");
+		kill(getpid(), SIGUSR2); /* of no effect */
+		end(l);
+	}
+}
+
+Test(vm, a_device_that_is_stuck_pauses_the_machine_until_a_signal)
+{
+	struct life l = { 0 };
+
+	need_kvm();
+	MAKE(l, exits, "reboot", "boot=2");
+	add_stuck(&l, true);
+	cr_assert_eq(live(&l, stuck_and_helped), 0);
+	cr_assert_eq(stuck.retried, 2);
+}
+
+static void pause_what_is_stuck(struct life *l)
+{
+	if (l->step == 1) {
+		stuck.held = 1;
+		tell(l);
+	} else if (l->step == 3) {
+		cr_assert_eq(l->vm->state, VM_PAUSED);
+		cr_assert_eq(vm_pause(l->vm), 0, "to be looked at: its devices too");
+		cr_assert_eq(stuck.paused, 1);
+		cr_assert_eq(vm_pause(l->vm), -EBUSY);
+		cr_assert_eq(vm_resume(l->vm), 0);
+		cr_assert_eq(stuck.retried, 0);
+	} else if (l->step == 4) {
+		end(l);
+	}
+}
+
+Test(vm, what_is_stuck_can_be_paused_wholly)
+{
+	struct life l = { 0 };
+
+	need_kvm();
+	MAKE(l, exits, "reboot", "boot=2");
+	add_stuck(&l, false);
+	cr_assert_eq(live(&l, pause_what_is_stuck), 0);
+}
+
+/* Its wish for a reset comes when it is paused already. */
+static void reset_when_stuck(struct life *l)
+{
+	struct vm *vm = l->vm;
+
+	if (l->step == 1) {
+		stuck.held = 1;
+		tell(l);
+		vm->events.post(vm->events.ctx, VM_EVENT_RESET, NULL);
+	} else if (l->step == 3) {
+		cr_assert_eq(vm->state, VM_PAUSED);
+		cr_assert_eq(vm->resets.count, 1);
+		cr_assert_eq(mem_write(vm->mem, gpa(COUNTER_AT), &(uint32_t){ UINT32_MAX / 2 }, 4), 0);
+		kill(getpid(), SIGUSR2);
+	} else if (l->step > 4 && !l->done) {
+		cr_assert_lt(counter(l), UINT32_MAX / 2, "it began anew");
+		end(l);
+	}
+}
+
+Test(vm, a_reset_waits_for_the_end_of_a_pause)
+{
+	struct life l = { 0 };
+
+	need_kvm();
+	MAKE(l, exits, "reboot", "boot=1");
+	add_stuck(&l, false);
+	cr_assert_eq(live(&l, reset_when_stuck), 0);
+}
+
 static void pause_for_good(struct life *l)
 {
 	if (l->step == 1)
