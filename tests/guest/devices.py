@@ -1,8 +1,10 @@
 """Cases in which the guest drives a device: the matrix of transports and ring formats, and each device's own."""
 import itertools
 import os
+import signal
 import socket
 import struct
+import subprocess
 import sys
 import threading
 import time
@@ -37,6 +39,26 @@ def blk_matrix():
             rings = dict(zip(names, values))
             title = ",".join(n for n in names if rings[n]) or "plain"
             yield f"blk {transport} {title}", blk(transport, rings)
+
+
+def blk_host_full(bench):
+    """The host's file system is full: the machine pauses, and with room and a signal it goes on as if nothing had been."""
+    folder = bench.path("small")
+    os.mkdir(folder)
+    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", folder]).returncode:
+        raise Skip("needs the right to mount")
+    try:
+        path = bench.file("small/disk.raw", DISK)
+        p = bench.guest_start(f"test=blk capacity={DISK // 512} serial={SERIAL} queues=2",
+                              "--disk", f"path={path},num_queues=2,serial={SERIAL}")
+        p.wait_for("No space left on device")
+        p.wait_for("the machine is paused")
+        subprocess.run(["mount", "-o", "remount,size=64m", folder], check=True)
+        p.signal(signal.SIGUSR2)
+        status = p.finish()
+        bench.judge(p.output, status)
+    finally:
+        subprocess.run(["umount", "-l", folder])
 
 
 def rng(transport, packed):
@@ -249,6 +271,8 @@ def cases():
     yield "blk queue of 1024", on_disk("blk", cmdline="queue_size=1024", queue_size=1024)
     yield "blk that polls, on one CPU", on_disk("blk", poll=200, affinity="[0]", num_queues=2)
     yield "blk data reaches the file", data_reaches_the_file
+    yield "blk limited", on_disk("blk", ops_size=2, ops_refill_time=1, bw_size="1M", bw_refill_time=10)
+    yield "blk on a host that is full", blk_host_full
     yield "blk with 5 GiB of memory", big_memory
     yield "blk twenty disks", many_disks
     for transport in ("pci", "mmio"):
