@@ -22,8 +22,16 @@
 
 struct disk;
 struct disk_queue;
+struct disk_slow;
 
 enum disk_op { DISK_READ, DISK_WRITE, DISK_FLUSH, DISK_DISCARD, DISK_WRITE_ZEROES };
+
+/* Of a disk whose zones must be written from their beginning on (SMR, ZNS). 0 of a limit: none. */
+struct disk_zoned {
+	uint64_t zone_size;       /* bytes; 0: the disk has no zones */
+	uint32_t max_open, max_active;
+	uint32_t write_granularity; /* bytes */
+};
 
 struct disk_info {
 	/* bytes, a multiple of 512; what resize() changes while queues run: __atomic */
@@ -34,6 +42,8 @@ struct disk_info {
 	bool readonly;
 	bool can_discard, can_write_zeroes;
 	uint32_t discard_granularity;
+	bool can_secure_erase, has_lifetime;
+	struct disk_zoned zoned;
 	/* bytes that a disk opened as `image` has now; below `size` where writes make it longer */
 	uint64_t stored;
 };
@@ -111,6 +121,12 @@ struct disk_ops {
 	 * be idle. -EINVAL: the new size is no disk's, and the old one stays. NULL: never changes.
 	 */
 	int (*resize)(struct disk *d, uint64_t *ret_size);
+	/*
+	 * Work that takes as long as the disk likes (disk_slow.h): blocks until it is done. Any
+	 * thread that has the rows of `slow_syscalls`, one at a time. 0, or -errno. NULL: no such
+	 * work; so it may be where none of can_secure_erase, has_lifetime and zoned says otherwise.
+	 */
+	int (*slow)(struct disk *d, struct disk_slow *job);
 	/* Main; queues destroyed. Takes NULL. */
 	void (*close)(struct disk *d);
 };
@@ -120,7 +136,7 @@ enum { DISK_SYSCALL_TABLES = 3 };
 struct disk {
 	const struct disk_ops *ops;
 	/* const after the last queue_create(): what owners of queues do, and main in close() */
-	const struct syscall_row *syscalls[DISK_SYSCALL_TABLES], *main_syscalls;
+	const struct syscall_row *syscalls[DISK_SYSCALL_TABLES], *main_syscalls, *slow_syscalls;
 };
 
 /*

@@ -191,7 +191,7 @@ static int describe(struct raw_disk *d, const struct disk_raw_config *config, st
 	d->info.readonly = config->readonly;
 	d->info.can_discard &= !config->readonly;
 	d->info.can_write_zeroes = !config->readonly; /* by hand where the file cannot */
-	return 0;
+	return S_ISBLK(st.st_mode) && !config->image ? raw_slow_describe(d, &st, err) : 0;
 }
 
 /*
@@ -212,11 +212,26 @@ static void learn_alignment(struct raw_disk *d)
 	}
 }
 
+static int use_direct(struct raw_disk *d, int fd)
+{
+	d->fd = fd;
+	d->direct = true;
+	learn_alignment(d);
+	d->mem_mask = d->mem_align - 1;
+	d->file_mask = d->file_align - 1;
+	return 0;
+}
+
 static int open_direct(struct raw_disk *d, const struct disk_raw_config *config, struct error *err)
 {
 	char self[32];
 	int fd;
 
+	/* Zones are written in order, so nothing of them goes through the page cache. */
+	if (d->info.zoned.zone_size) {
+		fd = fcntl(d->fd, F_SETFL, O_DIRECT) ? -1 : d->fd;
+		return fd < 0 ? open_failed(errno, err) : use_direct(d, fd);
+	}
 	/* The same file again, whatever the path names by now. */
 	snprintf(self, sizeof(self), "/proc/self/fd/%d", d->buffered_fd);
 	fd = open(self, (config->readonly ? O_RDONLY : O_RDWR) | O_DIRECT | O_CLOEXEC | O_NOCTTY);
@@ -225,12 +240,7 @@ static int open_direct(struct raw_disk *d, const struct disk_raw_config *config,
 			"its file system has no direct I/O; leave out direct=on or move the file");
 	if (fd < 0)
 		return open_failed(errno, err);
-	d->fd = fd;
-	d->direct = true;
-	learn_alignment(d);
-	d->mem_mask = d->mem_align - 1;
-	d->file_mask = d->file_align - 1;
-	return 0;
+	return use_direct(d, fd);
 }
 
 static const struct syscall_row resize_syscalls[] = {
@@ -262,6 +272,7 @@ static void raw_close(struct disk *disk)
 		close(d->fd);
 	if (d->buffered_fd >= 0)
 		close(d->buffered_fd);
+	raw_slow_close(d);
 	free(d);
 }
 
@@ -301,6 +312,7 @@ static const struct disk_ops raw_ops = {
 	.poll = raw_queue_poll,
 	.drain = raw_queue_drain,
 	.resize = raw_resize,
+	.slow = raw_slow,
 	.close = raw_close,
 };
 
@@ -316,7 +328,8 @@ int disk_raw_open(struct disk **ret, const struct disk_raw_config *config, struc
 	d->disk.syscalls[2] = config->image ? NULL : resize_syscalls;
 	d->plain = config->plain;
 	d->image = config->image;
-	d->fd = d->buffered_fd = -1;
+	d->disk.slow_syscalls = raw_slow_syscalls;
+	d->fd = d->buffered_fd = d->life_fd = d->eol_fd = -1;
 	r = open_file(config, err);
 	if (r < 0)
 		goto fail;
@@ -327,7 +340,7 @@ int disk_raw_open(struct disk **ret, const struct disk_raw_config *config, struc
 	r = describe(d, config, err);
 	if (r)
 		goto fail;
-	if (config->direct) {
+	if (config->direct || d->info.zoned.zone_size) {
 		r = open_direct(d, config, err);
 		if (r)
 			goto fail;

@@ -1,6 +1,7 @@
 /*
  * Inside of the raw disk, shared by its parts: disk_raw.c opens, locks and describes the file;
- * disk_raw_op.c says what a request needs; disk_raw_queue.c moves bytes.
+ * disk_raw_op.c says what a request needs; disk_raw_queue.c moves bytes; disk_raw_slow.c does what
+ * takes long.
  */
 #ifndef DEVICES_HOST_DISK_RAW_H
 #define DEVICES_HOST_DISK_RAW_H
@@ -18,6 +19,7 @@ struct raw_disk {
 	bool direct, plain, image;      /* const; image: see disk_raw_config */
 	uint32_t mem_align, file_align; /* const; what O_DIRECT asks of addresses and of offsets */
 	uint32_t mem_mask, file_mask;   /* const; those less 1, and 0 unless direct: all goes */
+	int life_fd, eol_fd;            /* const; an eMMC's wear, in sysfs; -1: none */
 	_Atomic bool flush_failed;      /* any queue; never cleared */
 	/* any queue; the file cannot zero a range, do not ask again */
 	_Atomic bool no_zero_range;
@@ -45,6 +47,15 @@ void raw_op_begin(const struct raw_disk *d, struct disk_request *rq);
 struct raw_op raw_op_next(const struct raw_disk *d, struct disk_request *rq);
 enum raw_verdict raw_op_result(struct raw_disk *d, struct disk_request *rq, ssize_t res,
 	int *ret_result);
+
+struct disk_slow;
+struct stat;
+
+/* disk_raw_slow.c. Main, stage 2, for a block device that is described already. */
+int raw_slow_describe(struct raw_disk *d, const struct stat *st, struct error *err) NEEDS_CHECK;
+void raw_slow_close(struct raw_disk *d);
+int raw_slow(struct disk *disk, struct disk_slow *job);
+extern const struct syscall_row raw_slow_syscalls[];
 
 int raw_queue_create(struct disk_queue **ret, struct disk *d, unsigned depth,
 	const struct disk_events *events,

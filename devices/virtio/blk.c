@@ -42,6 +42,7 @@ static int blk_queue_start(struct virtio_device *dev, struct queue *q)
 	}
 	bq->queue = q;
 	bq->stopping = false;
+	bq->zoned = blk->info.zoned.zone_size && virtio_has(dev, BLK_F_ZONED);
 	/* After a load the image still says what create() wrote. */
 	if (queue_index(q) == 0)
 		virtio_config_write(&dev->config, offsetof(struct blk_config, writeback),
@@ -57,6 +58,8 @@ static void blk_queue_stop(struct virtio_device *dev, struct queue *q)
 	blk_later_stop(bq);
 	blk_error_stop(bq);
 	blk->disk->ops->drain(bq->disk_queue);
+	/* After that: a write that a zone refused is looked at by the slow thread. */
+	blk_slow_stop(bq);
 	blk->disk->ops->queue_detach(bq->disk_queue);
 	queue_flush(q);
 	bq->queue = NULL;
@@ -103,6 +106,13 @@ static void fill_config(struct blk *blk)
 		c.max_write_zeroes_seg = BLK_RANGES_MAX;
 		c.write_zeroes_may_unmap = info->can_discard;
 	}
+	if (info->can_secure_erase) {
+		c.max_secure_erase_sectors = BLK_DISCARD_MAX;
+		c.max_secure_erase_seg = BLK_RANGES_MAX;
+		c.secure_erase_sector_alignment = info->block_size / BLK_SECTOR;
+	}
+	if (info->zoned.zone_size)
+		blk_zoned_config(blk, &c);
 	virtio_config_write(&blk->dev.config, 0, &c, sizeof(c));
 }
 
@@ -134,6 +144,9 @@ static uint64_t extra_features(const struct blk *blk)
 	f |= blk->dev.nqueues > 1 ? VIRTIO_BIT(BLK_F_MQ) : 0;
 	f |= blk->info.can_discard ? VIRTIO_BIT(BLK_F_DISCARD) : 0;
 	f |= blk->info.can_write_zeroes ? VIRTIO_BIT(BLK_F_WRITE_ZEROES) : 0;
+	f |= blk->info.can_secure_erase ? VIRTIO_BIT(BLK_F_SECURE_ERASE) : 0;
+	f |= blk->info.has_lifetime ? VIRTIO_BIT(BLK_F_LIFETIME) : 0;
+	f |= blk->info.zoned.zone_size ? VIRTIO_BIT(BLK_F_ZONED) : 0;
 	return f;
 }
 
@@ -245,6 +258,7 @@ static int blk_create(struct virtio_device *dev, const struct device_env *env, c
 	dev->nqueues = (uint16_t)o->num_queues;
 	dev->poll_ns = (uint64_t)o->poll_us * 1000;
 	dev->features |= extra_features(blk);
+	dev->required = blk->info.zoned.zone_size ? VIRTIO_BIT(BLK_F_ZONED) : 0;
 	fill_config(blk);
 	for (unsigned i = 0; i < dev->nqueues; i++) {
 		r = make_queue(blk, &blk->queues[i], err);
@@ -252,6 +266,8 @@ static int blk_create(struct virtio_device *dev, const struct device_env *env, c
 			return error_prefix(err, r, "--disk path=%s", o->path);
 	}
 	r = blk_later_create(blk, env, &o->rate, err);
+	if (r == 0)
+		r = blk_slow_create(blk, env, err);
 	if (r)
 		return r;
 	memcpy(dev->syscalls, blk->disk->syscalls, sizeof(blk->disk->syscalls));

@@ -31,13 +31,13 @@ static const char *const verbs[] = {
 	[DISK_DISCARD] = "discard", [DISK_WRITE_ZEROES] = "write of zeroes",
 };
 
-static void describe(char *text, size_t size, const struct blk *blk, enum disk_op op, int result)
+static void describe(char *text, size_t size, const struct blk *blk, const char *what, int result)
 {
 	if (result == -ENOTRECOVERABLE)
 		snprintf(text, size, "%s: %s failed; later flushes fail too, writes since the last may be lost",
-			blk->dev.id, verbs[op]);
+			blk->dev.id, what);
 	else
-		snprintf(text, size, "%s: %s failed: %.40s", blk->dev.id, verbs[op], strerror(-result));
+		snprintf(text, size, "%s: %s failed: %.40s", blk->dev.id, what, strerror(-result));
 }
 
 static bool tell_now(struct blk *blk)
@@ -65,16 +65,17 @@ static void hold(struct blk_queue *bq, struct blk_request *rq)
 	atomic_fetch_add_explicit(&bq->blk->nheld, 1, memory_order_relaxed);
 }
 
-bool blk_failed(struct blk_queue *bq, struct blk_request *rq, int result)
+bool blk_failed(struct blk_queue *bq, struct blk_request *rq, const char *what, int result)
 {
 	struct blk *blk = bq->blk;
 	const struct vm_events *events = blk->dev.events;
 	bool held = may_hold(bq, result);
 	char text[160];
 
-	log_guest(LOG_WARN, "%s: %s at byte %llu failed: %s", blk->dev.id, verbs[rq->disk.op],
+	what = what ? what : verbs[rq->disk.op];
+	log_guest(LOG_WARN, "%s: %s at byte %llu failed: %s", blk->dev.id, what,
 		(unsigned long long)rq->disk.offset, strerror(-result));
-	describe(text, sizeof(text), blk, rq->disk.op, result);
+	describe(text, sizeof(text), blk, what, result);
 	if (held) {
 		/* Before the event: main asks how many are held. */
 		hold(bq, rq);

@@ -1,6 +1,7 @@
 /*
  * What a queue of virtio-blk does later than its driver asked: requests beyond a rate limit
- * (vmm/rate.h), and those that failed and are tried again (blk_error.c).
+ * (vmm/rate.h), those that failed and are tried again (blk_error.c), and the answers of those
+ * that took long (blk_slow.c).
  *
  * Requests that must wait stay in the ring. So nothing is held that a reset, a pause or a stop
  * would have to give back, and what waits is bounded by the ring: a queue that is stopped forgets
@@ -31,12 +32,17 @@ static void set_timer(const struct blk_queue *bq, uint64_t at)
 /* A time that has passed; 0 would stop the timer. */
 enum { AT_ONCE = 1 };
 
+void blk_wake_queue(struct blk_queue *bq)
+{
+	/* Before the timer: see above. */
+	atomic_fetch_add_explicit(&bq->blk->changes, 1, memory_order_seq_cst);
+	set_timer(bq, AT_ONCE);
+}
+
 void blk_wake(struct blk *blk)
 {
-	/* Before the timers: see above. */
-	atomic_fetch_add_explicit(&blk->changes, 1, memory_order_seq_cst);
 	for (unsigned i = 0; i < blk->dev.nqueues; i++)
-		set_timer(&blk->queues[i], AT_ONCE);
+		blk_wake_queue(&blk->queues[i]);
 }
 
 static void on_timer(void *ctx)
@@ -48,6 +54,7 @@ static void on_timer(void *ctx)
 	bq->armed = 0;
 	if (!bq->queue || queue_broken(bq->queue))
 		return;
+	blk_slow_take(bq);
 	blk_retry_if_asked(bq);
 	r = blk_handle(dev, bq->queue); /* submits what was begun */
 	queue_flush(bq->queue);

@@ -51,7 +51,7 @@ static inline void request_finish(struct blk_queue *bq, struct blk_request *rq, 
 		push_unusual(bq, c, wrote, status);
 }
 
-static uint8_t status_of(int result)
+uint8_t blk_status_of(int result)
 {
 	if (!result)
 		return BLK_S_OK;
@@ -62,7 +62,11 @@ static int start_range(struct blk_queue *bq, struct blk_request *rq);
 
 static __attribute__((noinline)) void done_seldom(struct blk_queue *bq, struct blk_request *rq, int result)
 {
-	if (result && blk_failed(bq, rq, result))
+	if (seldom(bq->zoned) && result && rq->disk.op == DISK_WRITE) {
+		blk_zoned_refused(bq, rq, result);
+		return;
+	}
+	if (result && blk_failed(bq, rq, NULL, result))
 		return;
 	if (!result && rq->range < rq->nranges) {
 		result = start_range(bq, rq);
@@ -70,7 +74,7 @@ static __attribute__((noinline)) void done_seldom(struct blk_queue *bq, struct b
 			return;
 		result = MIN(result, 0);
 	}
-	request_finish(bq, rq, 0, status_of(result));
+	request_finish(bq, rq, 0, blk_status_of(result));
 }
 
 void blk_on_done(void *ctx, struct disk_request *disk_rq, int result)
@@ -98,8 +102,6 @@ void blk_on_batch_done(void *ctx)
 
 /* --- starting: each returns a status at once, or STARTED and blk_on_done() will --- */
 
-enum { STARTED = -1 };
-
 static bool writes_are_stable(const struct blk *blk)
 {
 	const struct virtio_device *dev = &blk->dev;
@@ -114,7 +116,7 @@ static int start(struct blk_queue *bq, struct blk_request *rq)
 {
 	int r = bq->blk->disk->ops->start(bq->disk_queue, &rq->disk);
 
-	return r ? status_of(r) : STARTED;
+	return r ? blk_status_of(r) : STARTED;
 }
 
 /* No data is no error, in its place. */
@@ -140,6 +142,8 @@ static int start_transfer(struct blk_queue *bq, struct blk_request *rq, enum dis
 		chain_iov_in(rq->chain, len, rq->iov, (int)bq->blk->max_iov);
 	if (n < 0)
 		return BLK_S_IOERR;
+	if (seldom(bq->zoned) && blk_zoned_crosses(bq->blk, offset, len))
+		return BLK_S_ZONE_INVALID_CMD;
 	rq->disk.op = op;
 	rq->disk.unmap = false;
 	rq->disk.sync = !in && writes_are_stable(bq->blk);
@@ -200,7 +204,7 @@ static int start_range(struct blk_queue *bq, struct blk_request *rq)
 	return 1;
 }
 
-static int begin_ranges(struct blk_queue *bq, struct blk_request *rq, enum disk_op op)
+int blk_take_ranges(struct blk_queue *bq, struct blk_request *rq, enum disk_op op)
 {
 	size_t len = chain_in_left(rq->chain);
 	int r;
@@ -216,9 +220,18 @@ static int begin_ranges(struct blk_queue *bq, struct blk_request *rq, enum disk_
 			return r;
 	}
 	rq->disk.op = op;
+	return BLK_S_OK;
+}
+
+static int begin_ranges(struct blk_queue *bq, struct blk_request *rq, enum disk_op op)
+{
+	int r = blk_take_ranges(bq, rq, op);
+
+	if (r != BLK_S_OK)
+		return r;
 	rq->disk.sync = writes_are_stable(bq->blk);
 	r = start_range(bq, rq);
-	return r ? status_of(MIN(r, 0)) : STARTED;
+	return r ? blk_status_of(MIN(r, 0)) : STARTED;
 }
 
 static int begin_discard(struct blk_queue *bq, struct blk_request *rq, const struct blk_header *h)
@@ -247,6 +260,15 @@ static const struct {
 	{ BLK_T_GET_ID, 0, begin_get_id },
 	{ BLK_T_DISCARD, BLK_F_DISCARD, begin_discard },
 	{ BLK_T_WRITE_ZEROES, BLK_F_WRITE_ZEROES, begin_write_zeroes },
+	{ BLK_T_SECURE_ERASE, BLK_F_SECURE_ERASE, blk_begin_secure_erase },
+	{ BLK_T_GET_LIFETIME, BLK_F_LIFETIME, blk_begin_lifetime },
+	{ BLK_T_ZONE_APPEND, BLK_F_ZONED, blk_begin_zone_append },
+	{ BLK_T_ZONE_REPORT, BLK_F_ZONED, blk_begin_zone_report },
+	{ BLK_T_ZONE_OPEN, BLK_F_ZONED, blk_begin_zone_manage },
+	{ BLK_T_ZONE_CLOSE, BLK_F_ZONED, blk_begin_zone_manage },
+	{ BLK_T_ZONE_FINISH, BLK_F_ZONED, blk_begin_zone_manage },
+	{ BLK_T_ZONE_RESET, BLK_F_ZONED, blk_begin_zone_manage },
+	{ BLK_T_ZONE_RESET_ALL, BLK_F_ZONED, blk_begin_zone_manage },
 };
 
 static int begin(struct blk_queue *bq, struct blk_request *rq)
@@ -265,6 +287,11 @@ static int begin(struct blk_queue *bq, struct blk_request *rq)
 		return kinds[i].begin(bq, rq, &h);
 	}
 	return BLK_S_UNSUPP;
+}
+
+void blk_finish(struct blk_queue *bq, struct blk_request *rq, size_t wrote, uint8_t status)
+{
+	request_finish(bq, rq, wrote, status);
 }
 
 void blk_begin_again(struct blk_queue *bq, struct blk_request *rq)

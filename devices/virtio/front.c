@@ -132,7 +132,7 @@ static bool size_is_good(const struct front *f, const struct front_queue *q)
 
 static bool features_are_good(const struct front *f)
 {
-	return !(f->driver_features & ~f->dev->offered) &&
+	return !(f->driver_features & ~f->dev->offered) && !(f->dev->required & ~f->driver_features) &&
 		(f->driver_features & VIRTIO_BIT(VIRTIO_F_VERSION_1));
 }
 

@@ -175,6 +175,7 @@ struct virtio_device {
 	struct guest_mem *mem;             /* const after create */
 	const struct vm_events *events;    /* const after create */
 	uint64_t offered;                  /* const after create: all feature bits the device offers */
+	uint64_t required;                 /* const after create: what a driver must accept to have it at all */
 	uint64_t features;                 /* negotiated; set before the first queue_start */
 	uint16_t nqueues;                  /* const after create */
 	uint16_t queue_size;               /* const after create: the largest */

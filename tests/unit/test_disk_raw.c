@@ -9,6 +9,7 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -16,6 +17,7 @@
 #include <unistd.h>
 
 #include "devices/host/disk_raw.h"
+#include "devices/host/disk_slow.h"
 #include "tests/unit/sealed.h"
 #include "vmm/worker.h"
 
@@ -795,5 +797,51 @@ Test(disk_raw, its_ring_takes_nothing_but_what_a_disk_needs)
 		cr_skip_test("this kernel has no io_uring to give");
 	cr_assert_eq(syscall(SYS_io_uring_register, fd, REGISTER_EVENTFD, &event, 1), -1);
 	cr_assert_eq(errno, EACCES);
+	disk_free(&f);
+}
+
+/* What sysfs has of an eMMC, in files of our own. */
+static void wears(struct fixture *f, const char *life, const char *eol, unsigned pre_eol, unsigned slc, unsigned mlc)
+{
+	struct raw_disk *d = (struct raw_disk *)f->disk;
+	struct disk_slow job = { .op = DISK_GET_LIFETIME };
+	const char *const text[] = { life, eol };
+	int *const fd[] = { &d->life_fd, &d->eol_fd };
+
+	for (int i = 0; i < 2; i++) {
+		if (!text[i])
+			continue;
+		*fd[i] = memfd_create("attribute", MFD_CLOEXEC);
+		cr_assert_eq(write(*fd[i], text[i], strlen(text[i])), (ssize_t)strlen(text[i]));
+	}
+	cr_assert_eq(f->disk->ops->slow(f->disk, &job), 0);
+	cr_assert_eq(job.lifetime.pre_eol, pre_eol, "%s %s", life, eol);
+	cr_assert_eq(job.lifetime.slc, slc, "%s", life);
+	cr_assert_eq(job.lifetime.mlc, mlc, "%s", life);
+	raw_slow_close(d);
+	d->life_fd = d->eol_fd = -1;
+}
+
+Test(disk_raw_slow, the_lifetime_has_no_reserved_values)
+{
+	struct fixture f;
+
+	disk_make(&f, (struct disk_raw_config){ 0 });
+	wears(&f, "0x01 0x0b\n", "0x03\n", 3, 1, 11);
+	wears(&f, "0x0c 0xff\n", "0x04\n", 0, 0, 0);
+	wears(&f, "0x02\n", NULL, 0, 2, 0);
+	wears(&f, "nonsense", "", 0, 0, 0);
+	wears(&f, "0xffffffffffffffffffff -1\n", "-1\n", 0, 0, 0);
+	disk_free(&f);
+}
+
+Test(disk_raw_slow, a_file_has_none_of_it)
+{
+	struct fixture f;
+	struct disk_info info;
+
+	disk_make(&f, (struct disk_raw_config){ 0 });
+	f.disk->ops->info(f.disk, &info);
+	cr_assert_not(info.can_secure_erase || info.has_lifetime || info.zoned.zone_size);
 	disk_free(&f);
 }

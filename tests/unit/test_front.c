@@ -136,6 +136,15 @@ Test(front, features_ok_is_refused_without_version_1)
 	cr_assert_eq(front_status(f), ACK | DRV);
 }
 
+Test(front, features_ok_is_refused_without_a_bit_that_the_device_cannot_do_without)
+{
+	f->dev->required = VIRTIO_BIT(ECHO_F_ONE);
+	choose(RIG_SPLIT);
+	cr_assert_eq(front_status(f), ACK | DRV);
+	choose(RIG_SPLIT | VIRTIO_BIT(ECHO_F_ONE));
+	cr_assert_eq(front_status(f), ACK | DRV | FOK);
+}
+
 Test(front, features_are_frozen_by_features_ok)
 {
 	choose(RIG_SPLIT);
