@@ -64,6 +64,8 @@ struct disk_request {
 	uint64_t done_so_far;
 	uint8_t phase, tries;
 	bool buffered;
+	uint32_t piece;           /* bytes of the command that is out */
+	uint32_t words[4];        /* what that command refers to */
 	struct disk_request *next;
 };
 

@@ -16,6 +16,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "devices/host/disk_nvme.h"
 #include "devices/host/qcow2.h"
 
 static const char *const format_names[] = { [DISK_FORMAT_RAW] = "raw", [DISK_FORMAT_QCOW2] = "qcow2" };
@@ -26,7 +27,10 @@ static int open_plain(struct disk **ret, const struct disk_config *config, bool 
 	const struct disk_qcow2_config qcow2 = { .path = config->path, .readonly = readonly, .direct = config->direct,
 		.backing_files = config->backing_files, .backing_files_below = config->backing_files };
 
-	return config->format == DISK_FORMAT_QCOW2 ? disk_qcow2_open(ret, &qcow2, err) : disk_raw_open(ret, &raw, err);
+	if (config->format == DISK_FORMAT_QCOW2)
+		return disk_qcow2_open(ret, &qcow2, err);
+	/* Not a format that is guessed: what kind of file a path names, the host says. */
+	return disk_nvme_is(config->path) ? disk_nvme_open(ret, &raw, err) : disk_raw_open(ret, &raw, err);
 }
 
 /* What a new overlay must say about the disk under it; also whether that can be opened at all. */

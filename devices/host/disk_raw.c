@@ -49,7 +49,7 @@ static const struct {
 	{ EBUSY, "is in use by the host (mounted?); unmount it first" },
 };
 
-static int open_failed(int code, struct error *err)
+int raw_open_failed(int code, struct error *err)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(open_sentences); i++)
 		if (open_sentences[i].code == code)
@@ -69,22 +69,22 @@ static int open_file(const struct disk_raw_config *config, struct error *err)
 	 */
 	fd = open(config->path, flags | O_NONBLOCK);
 	if (fd < 0)
-		return open_failed(errno, err);
+		return raw_open_failed(errno, err);
 	if (fstat(fd, &st) || fcntl(fd, F_SETFL, 0)) {
 		int code = errno;
 
 		close(fd);
-		return open_failed(code, err);
+		return raw_open_failed(code, err);
 	}
 	if (S_ISREG(st.st_mode) || S_ISBLK(st.st_mode))
 		return fd;
 	close(fd);
 	if (S_ISDIR(st.st_mode))
-		return open_failed(EISDIR, err);
+		return raw_open_failed(EISDIR, err);
 	return error_set(err, EINVAL, "is neither a file nor a block device; give one of them");
 }
 
-static int lock_file(int fd, bool readonly, struct error *err)
+int raw_lock(int fd, bool readonly, struct error *err)
 {
 	struct flock lock = { .l_type = readonly ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET };
 	struct flock holder = lock;
@@ -167,7 +167,7 @@ static int describe(struct raw_disk *d, const struct disk_raw_config *config, st
 	int r;
 
 	if (fstat(d->fd, &st))
-		return open_failed(errno, err);
+		return raw_open_failed(errno, err);
 	if (S_ISBLK(st.st_mode)) {
 		r = describe_block_device(d, err);
 		if (r)
@@ -230,7 +230,7 @@ static int open_direct(struct raw_disk *d, const struct disk_raw_config *config,
 	/* Zones are written in order, so nothing of them goes through the page cache. */
 	if (d->info.zoned.zone_size) {
 		fd = fcntl(d->fd, F_SETFL, O_DIRECT) ? -1 : d->fd;
-		return fd < 0 ? open_failed(errno, err) : use_direct(d, fd);
+		return fd < 0 ? raw_open_failed(errno, err) : use_direct(d, fd);
 	}
 	/* The same file again, whatever the path names by now. */
 	snprintf(self, sizeof(self), "/proc/self/fd/%d", d->buffered_fd);
@@ -239,7 +239,7 @@ static int open_direct(struct raw_disk *d, const struct disk_raw_config *config,
 		return error_set(err, EINVAL,
 			"its file system has no direct I/O; leave out direct=on or move the file");
 	if (fd < 0)
-		return open_failed(errno, err);
+		return raw_open_failed(errno, err);
 	return use_direct(d, fd);
 }
 
@@ -251,12 +251,12 @@ static const struct syscall_row resize_syscalls[] = {
 	SYSCALL_END,
 };
 
-static const struct syscall_row raw_main_syscalls[] = {
+const struct syscall_row raw_main_syscalls[] = {
 	{ SYSCALL(fcntl, "let go of a disk's lock", SYSCALL_ARG_EQ(1, F_OFD_SETLK)) },
 	SYSCALL_END,
 };
 
-static void raw_close(struct disk *disk)
+void raw_close(struct disk *disk)
 {
 	struct raw_disk *d = container_of(disk, struct raw_disk, disk);
 
@@ -296,7 +296,7 @@ static int raw_resize(struct disk *disk, uint64_t *ret_size)
 	return 0;
 }
 
-static void raw_info(const struct disk *disk, struct disk_info *ret)
+void raw_info(const struct disk *disk, struct disk_info *ret)
 {
 	*ret = ((const struct raw_disk *)disk)->info;
 }
@@ -334,7 +334,7 @@ int disk_raw_open(struct disk **ret, const struct disk_raw_config *config, struc
 	if (r < 0)
 		goto fail;
 	d->fd = d->buffered_fd = r;
-	r = lock_file(d->fd, config->readonly, err);
+	r = raw_lock(d->fd, config->readonly, err);
 	if (r)
 		goto fail;
 	r = describe(d, config, err);

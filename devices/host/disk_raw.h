@@ -10,9 +10,29 @@
 
 #include "devices/host/disk.h"
 
+struct raw_disk;
+struct raw_op;
+struct io_uring_sqe;
+
+/*
+ * A disk whose operations are commands of the device, not of a file (disk_nvme.c). Owner of the
+ * queue.
+ */
+struct raw_pass {
+	/* `op` as an entry of a ring of 128-byte entries; cleared by then but for its user data. */
+	void (*to_sqe)(const struct raw_disk *d, struct disk_request *rq, const struct raw_op *op,
+		struct io_uring_sqe *sqe);
+	/*
+	 * A completion's `res` as that of the system call would be: bytes or -errno. true: a part
+	 * of a range is done, go on with the next.
+	 */
+	bool (*result)(const struct raw_disk *d, struct disk_request *rq, ssize_t *res);
+};
+
 struct raw_disk {
 	struct disk disk;               /* first */
 	struct disk_info info;          /* const after open */
+	const struct raw_pass *pass;    /* const; NULL: a file or a block device */
 	int fd;                         /* const; O_DIRECT when `direct` */
 	/* const; the same file through the page cache; == fd unless direct */
 	int buffered_fd;
@@ -51,12 +71,28 @@ enum raw_verdict raw_op_result(struct raw_disk *d, struct disk_request *rq, ssiz
 struct disk_slow;
 struct stat;
 
+/*
+ * disk_raw.c: the whole file, for as long as it is open; exclusive unless read-only. Main, stage 2.
+ */
+int raw_lock(int fd, bool readonly, struct error *err) NEEDS_CHECK;
+int raw_open_failed(int code, struct error *err);
+void raw_info(const struct disk *disk, struct disk_info *ret);
+void raw_close(struct disk *disk);
+extern const struct syscall_row raw_main_syscalls[];
+
+/* What a range is zeroed with where it is done by hand: RAW_ZERO_BYTES of them. */
+extern const uint8_t raw_zeroes[];
+
 /* disk_raw_slow.c. Main, stage 2, for a block device that is described already. */
 int raw_slow_describe(struct raw_disk *d, const struct stat *st, struct error *err) NEEDS_CHECK;
 void raw_slow_close(struct raw_disk *d);
 int raw_slow(struct disk *disk, struct disk_slow *job);
 extern const struct syscall_row raw_slow_syscalls[];
 
+/* Is it a range that is freed or zeroed now, not bytes that move? */
+bool raw_op_is_range(const struct disk_request *rq);
+
+const struct raw_disk *raw_queue_disk(const struct disk_queue *q);
 int raw_queue_create(struct disk_queue **ret, struct disk *d, unsigned depth,
 	const struct disk_events *events,
 	struct error *err) NEEDS_CHECK;

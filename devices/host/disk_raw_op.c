@@ -85,6 +85,11 @@ struct raw_op raw_op_next(const struct raw_disk *d, struct disk_request *rq)
 	return op;
 }
 
+bool raw_op_is_range(const struct disk_request *rq)
+{
+	return rq->phase == PHASE_RANGE;
+}
+
 static void iov_advance(struct disk_request *rq, size_t n)
 {
 	while (n && rq->iovcnt) {

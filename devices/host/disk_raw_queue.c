@@ -29,11 +29,12 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "devices/host/disk_ring.h"
+
 enum {
 	REAP_BATCH = 64,
 	/* of enter and reap in one submit(), then the loop gets its turn */
 	ROUNDS_MAX = 8,
-	REGISTER_ENABLE_RINGS = 12, /* io_uring_register(2) */
 };
 
 enum { NFILES = FILE_BUFFERED + 1 };
@@ -55,7 +56,12 @@ struct disk_queue {
 };
 
 /* Among what the program has zeroed, not in its file. */
-static const uint8_t zeroes[RAW_ZERO_BYTES] __attribute__((aligned(PAGE_4K), section(".bss.zeroes")));
+const uint8_t raw_zeroes[RAW_ZERO_BYTES] __attribute__((aligned(PAGE_4K), section(".bss.zeroes")));
+
+const struct raw_disk *raw_queue_disk(const struct disk_queue *q)
+{
+	return q->disk;
+}
 
 static void op_to_sqe(struct io_uring_sqe *sqe, const struct raw_op *op)
 {
@@ -67,7 +73,7 @@ static void op_to_sqe(struct io_uring_sqe *sqe, const struct raw_op *op)
 		io_uring_prep_writev(sqe, op->file, op->iov, (unsigned)op->iovcnt, op->offset);
 		break;
 	case OP_ZEROES:
-		io_uring_prep_write(sqe, op->file, zeroes, (unsigned)op->len, op->offset);
+		io_uring_prep_write(sqe, op->file, raw_zeroes, (unsigned)op->len, op->offset);
 		break;
 	case OP_FALLOCATE:
 		io_uring_prep_fallocate(sqe, op->file, op->mode, (off_t)op->offset, (off_t)op->len);
@@ -94,7 +100,7 @@ static ssize_t op_execute(const struct raw_disk *d, const struct raw_op *op)
 		r = pwritev(fd, op->iov, op->iovcnt, offset);
 		break;
 	case OP_ZEROES:
-		r = pwritev(fd, &(struct iovec){ (void *)zeroes, op->len }, 1, offset);
+		r = pwritev(fd, &(struct iovec){ (void *)raw_zeroes, op->len }, 1, offset);
 		break;
 	case OP_FALLOCATE:
 		r = fallocate(fd, op->mode, offset, (off_t)op->len);
@@ -130,7 +136,10 @@ static void issue(struct disk_queue *q, struct disk_request *rq)
 	 */
 	sqe = io_uring_get_sqe(&q->ring);
 	op = raw_op_next(q->disk, rq);
-	op_to_sqe(sqe, &op);
+	if (q->disk->pass)
+		q->disk->pass->to_sqe(q->disk, rq, &op, sqe);
+	else
+		op_to_sqe(sqe, &op);
 	io_uring_sqe_set_data(sqe, rq);
 }
 
@@ -195,6 +204,25 @@ static void reap(struct disk_queue *q)
 	} while (n == REAP_BATCH);
 }
 
+/* The same of a device that has words of its own for what came of a command. */
+static void reap_pass(struct disk_queue *q)
+{
+	struct io_uring_cqe *cqe;
+	unsigned head, n = 0;
+
+	io_uring_for_each_cqe(&q->ring, head, cqe) {
+		struct disk_request *rq = io_uring_cqe_get_data(cqe);
+		ssize_t res = cqe->res;
+
+		if (q->disk->pass->result(q->disk, rq, &res))
+			issue(q, rq);
+		else
+			take_result(q, rq, res);
+		n++;
+	}
+	io_uring_cq_advance(&q->ring, n);
+}
+
 static void execute_list(struct disk_queue *q)
 {
 	struct disk_request *rq = q->head, *next;
@@ -256,7 +284,10 @@ static void rounds(struct disk_queue *q, bool wait)
 			execute_list(q);
 		} else {
 			r = ring_send(q, wait ? q->in_flight : 0);
-			reap(q);
+			if (q->disk->pass)
+				reap_pass(q);
+			else
+				reap(q);
 		}
 		batch_done(q);
 		if (!unsent(q) || r == -EAGAIN || r == -EBUSY)
@@ -353,61 +384,28 @@ void raw_queue_detach(struct disk_queue *q)
 	q->loop = NULL;
 }
 
-/*
- * A ring is a second way into the kernel, which the thread's filter does not see: for good it may
- * do only what a disk needs, and only to the files registered with it (io_uring_register(2),
- * IORING_REGISTER_RESTRICTIONS).
- */
-static int restrict_ring(struct io_uring *ring)
+static int make_ring(struct disk_queue *q)
 {
 	static const uint8_t ops[] = { IORING_OP_READ, IORING_OP_WRITE, IORING_OP_READV, IORING_OP_WRITEV,
 		IORING_OP_FALLOCATE, IORING_OP_FSYNC };
-	struct io_uring_restriction allow[ARRAY_SIZE(ops) + 2] = { 0 };
-	unsigned n = 0;
-
-	for (; n < ARRAY_SIZE(ops); n++) {
-		allow[n].opcode = IORING_RESTRICTION_SQE_OP;
-		allow[n].sqe_op = ops[n];
-	}
-	allow[n].opcode = IORING_RESTRICTION_SQE_FLAGS_REQUIRED;
-	allow[n++].sqe_flags = IOSQE_FIXED_FILE;
-	allow[n].opcode = IORING_RESTRICTION_REGISTER_OP;
-	allow[n++].register_op = REGISTER_ENABLE_RINGS;
-	return io_uring_register_restrictions(ring, allow, n);
-}
-
-/* The best ring this kernel has: each flag set is newer than the next. */
-static int make_ring(struct disk_queue *q)
-{
-	static const unsigned flags[] = {
-		/* 6.0 */
-		IORING_SETUP_SUBMIT_ALL | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG |
-			IORING_SETUP_SINGLE_ISSUER,
-		IORING_SETUP_SUBMIT_ALL | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG, /* 5.19 */
-		0,
+	static const uint8_t pass_ops[] = { IORING_OP_URING_CMD };
+	const int files[NFILES] = { [FILE_MAIN] = q->disk->fd, [FILE_BUFFERED] = q->disk->buffered_fd };
+	const struct disk_ring_config config = {
+		.depth = q->depth,
+		.flags = q->disk->pass ? IORING_SETUP_SQE128 | IORING_SETUP_CQE32 : 0,
+		.files = files,
+		.nfiles = NFILES,
+		.ops = q->disk->pass ? pass_ops : ops,
+		.nops = q->disk->pass ? ARRAY_SIZE(pass_ops) : ARRAY_SIZE(ops),
 	};
-	int files[NFILES] = { [FILE_MAIN] = q->disk->fd, [FILE_BUFFERED] = q->disk->buffered_fd };
-	int r = -ENOSYS;
 
-	for (size_t i = 0; i < ARRAY_SIZE(flags); i++) {
-		r = io_uring_queue_init(q->depth, &q->ring, flags[i] | IORING_SETUP_R_DISABLED);
-		if (r != -EINVAL)
-			break;
-	}
-	if (r < 0)
-		return r;
-	r = io_uring_register_files(&q->ring, files, NFILES);
-	if (r == 0)
-		r = restrict_ring(&q->ring);
-	if (r < 0)
-		io_uring_queue_exit(&q->ring);
-	return r;
+	return disk_ring_create(&q->ring, &config);
 }
 
 static const struct syscall_row ring_syscalls[] = {
 	{ SYSCALL(io_uring_enter, "send a batch of disk requests, collect completions") },
 	{ SYSCALL(io_uring_register, "enable the ring that main made; binds it to this thread",
-		SYSCALL_ARG_EQ(1, REGISTER_ENABLE_RINGS)) },
+		SYSCALL_ARG_EQ(1, DISK_RING_ENABLE)) },
 	SYSCALL_END,
 };
 
@@ -436,6 +434,11 @@ int raw_queue_create(struct disk_queue **ret, struct disk *disk, unsigned depth,
 	 * calls do the same.
 	 */
 	q->has_ring = !q->disk->plain && !make_ring(q);
+	if (!q->has_ring && q->disk->pass) {
+		free(q);
+		return error_set(err, ENOSYS,
+			"its commands need io_uring of Linux 5.19; see sysctl kernel.io_uring_disabled, or give the block device");
+	}
 	disk->syscalls[q->has_ring ? 0 : 1] = q->has_ring ? ring_syscalls : plain_syscalls;
 	*ret = q;
 	return 0;

@@ -301,7 +301,7 @@ static const char *const blk_on_errors[] = { "enospc", "report", "pause", NULL }
 
 static const struct option_row blk_rows[] = {
 	{ .key = "path", .type = OPTION_PATH, .offset = offsetof(struct blk_options, path),
-		.help = "image or block device" },
+		.help = "image, block device, or NVMe namespace (/dev/ngXnY)" },
 	{ .key = "format", .type = OPTION_ENUM, .offset = offsetof(struct blk_options, format),
 		.def = "raw", .choices = blk_formats,
 		.help = "what the bytes of the image are; never guessed" },

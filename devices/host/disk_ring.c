@@ -1,0 +1,53 @@
+/*
+ * Rings for disks. A ring is a second way into the kernel, which the thread's filter does not see:
+ * for good it may do only what a disk needs, and only to the files registered with it
+ * (io_uring_register(2), IORING_REGISTER_RESTRICTIONS).
+ */
+#include "devices/host/disk_ring.h"
+
+#include <errno.h>
+
+enum { OPS_MAX = 8 };
+
+static int restrict_ring(struct io_uring *ring, const struct disk_ring_config *config)
+{
+	struct io_uring_restriction allow[OPS_MAX + 2] = { 0 };
+	unsigned n = 0;
+
+	for (; n < MIN(config->nops, (unsigned)OPS_MAX); n++) {
+		allow[n].opcode = IORING_RESTRICTION_SQE_OP;
+		allow[n].sqe_op = config->ops[n];
+	}
+	allow[n].opcode = IORING_RESTRICTION_SQE_FLAGS_REQUIRED;
+	allow[n++].sqe_flags = IOSQE_FIXED_FILE;
+	allow[n].opcode = IORING_RESTRICTION_REGISTER_OP;
+	allow[n++].register_op = DISK_RING_ENABLE;
+	return io_uring_register_restrictions(ring, allow, n);
+}
+
+int disk_ring_create(struct io_uring *ring, const struct disk_ring_config *config)
+{
+	/* Each set is newer than the next. */
+	static const unsigned flags[] = {
+		/* 6.0 */
+		IORING_SETUP_SUBMIT_ALL | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG |
+			IORING_SETUP_SINGLE_ISSUER,
+		IORING_SETUP_SUBMIT_ALL | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG, /* 5.19 */
+		0,
+	};
+	int r = -ENOSYS;
+
+	for (size_t i = 0; i < ARRAY_SIZE(flags); i++) {
+		r = io_uring_queue_init(config->depth, ring, flags[i] | config->flags | IORING_SETUP_R_DISABLED);
+		if (r != -EINVAL)
+			break;
+	}
+	if (r < 0)
+		return r;
+	r = io_uring_register_files(ring, config->files, config->nfiles);
+	if (r == 0)
+		r = restrict_ring(ring, config);
+	if (r < 0)
+		io_uring_queue_exit(ring);
+	return r;
+}
