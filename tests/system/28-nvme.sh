@@ -1,0 +1,34 @@
+#!/bin/bash
+# NVMe namespaces by their character device. The drive is the rig's; elsewhere one may hold somebody's data.
+. "$(dirname "$0")/lib.sh"
+
+nvme_drive() {
+	[ -n "${RIG:-}" ] || skip "overwrites a namespace: in the rig only"
+	modprobe -d "$("$images/kernel.sh" 6.12)" nvme || fail "no driver for NVMe in the host's kernel"
+	wait_until "the rig has no NVMe drive" test -c /dev/ng0n1
+}
+
+guest_uses_it() {
+	nvme_drive
+	local checks=blk:vda,many:vda,zeroes:vda,discard:vda,blk:vda,mark:vda:kept,poweroff
+	boot 6.12 vmlinux $checks --disk path=/dev/ng0n1
+	ends 0
+	guest_passed "$(count $checks)"
+	! grep -q 'failed' "$dir/stderr" || fail "$(grep failed "$dir/stderr" | head -n 1)"
+	# What the guest left is on the drive, for whoever reads it as a block device.
+	[ "$(dd if=/dev/nvme0n1 bs=512 count=1 2>/dev/null | head -n 1 | tr -d '\0')" = kept ] || fail "nothing is on the drive"
+	checks=marked:vda:kept,poweroff
+	boot 6.12 vmlinux $checks --disk path=/dev/ng0n1,readonly=on
+	ends 0
+	guest_passed "$(count $checks)"
+}
+
+every_request() {
+	nvme_drive
+	MICROVM_NVME_DISK=/dev/ng0n1 "${microvm%/microvm}/unit/test_disk_nvme" --filter 'nvme/a_namespace_of_the_hosts' \
+		--verbose >"$dir/out" 2>&1 || fail "$(grep -a 'Assertion\|^\[----\]' "$dir/out" | head -n 5)"
+	grep -aq 'Synthesis:.*Passing: 1' "$dir/out" || fail "it ran no test"
+}
+
+t nvme_every_request_of_a_disk every_request
+t nvme_guest_writes_reads_flushes_and_discards guest_uses_it
