@@ -132,4 +132,72 @@ BLK_RIG bool all(const uint8_t *p, uint8_t v, size_t len)
 	return true;
 }
 
+/* How many requests came back by now. */
+BLK_RIG unsigned answered(struct fixture *f)
+{
+	unsigned n = 0;
+	uint32_t used;
+	void *cookie;
+
+	f->blk->disk->ops->drain(f->blk->queues[0].disk_queue);
+	while (vd_poll(&f->h->vd, &cookie, &used) > 0)
+		n++;
+	return n;
+}
+
+/*
+ * Stands before the real disk: a request for which `refuse` has an error fails with it, once it was
+ * sent.
+ */
+BLK_RIG struct refuser {
+	const struct disk_ops *real;
+	struct disk_ops ops;
+	struct blk_queue *bq;
+	int (*refuse)(struct disk_request *rq);
+	struct disk_request *refused[QUEUE];
+	int result[QUEUE];
+	unsigned nrefused, started;
+} refuser;
+
+BLK_RIG int refuser_start(struct disk_queue *q, struct disk_request *rq)
+{
+	int r = refuser.refuse(rq);
+
+	refuser.started++;
+	if (!r)
+		return refuser.real->start(q, rq);
+	cr_assert_lt(refuser.nrefused, (unsigned)QUEUE);
+	refuser.result[refuser.nrefused] = r;
+	refuser.refused[refuser.nrefused++] = rq;
+	return 0;
+}
+
+BLK_RIG void refuser_submit(struct disk_queue *q)
+{
+	unsigned n = refuser.nrefused;
+
+	refuser.nrefused = 0;
+	for (unsigned i = 0; i < n; i++)
+		blk_on_done(refuser.bq, refuser.refused[i], refuser.result[i]);
+	if (n)
+		blk_on_batch_done(refuser.bq);
+	refuser.real->submit(q);
+}
+
+BLK_RIG void refuser_drain(struct disk_queue *q)
+{
+	refuser_submit(q);
+	refuser.real->drain(q);
+}
+
+BLK_RIG void refuser_put(struct fixture *f, int (*refuse)(struct disk_request *rq))
+{
+	refuser = (struct refuser){ .real = f->blk->disk->ops, .ops = *f->blk->disk->ops, .bq = &f->blk->queues[0],
+		.refuse = refuse };
+	refuser.ops.start = refuser_start;
+	refuser.ops.submit = refuser_submit;
+	refuser.ops.drain = refuser_drain;
+	f->blk->disk->ops = &refuser.ops;
+}
+
 #endif

@@ -7,64 +7,24 @@
 #include <errno.h>
 
 #define FEATURES (BASIC | VD_F_INDIRECT)
-enum { FAILS_MAX = 64 };
+/* What each request fails with; 0: it does not. */
+static int failure;
 
-/* Stands before the real disk: while `result` is not 0 each request fails with it, once it was sent. */
-static struct {
-	const struct disk_ops *real;
-	struct disk_ops ops;
-	struct blk_queue *bq;
-	int result;
-	unsigned started;
-	struct disk_request *waiting[FAILS_MAX];
-	unsigned nwaiting;
-} bad;
-
-static int bad_start(struct disk_queue *q, struct disk_request *rq)
+static int refuse(struct disk_request *rq)
 {
-	bad.started++;
-	if (!bad.result)
-		return bad.real->start(q, rq);
-	cr_assert_lt(bad.nwaiting, FAILS_MAX);
 	/* What a disk may do with them before it fails. */
-	if (rq->op == DISK_READ || rq->op == DISK_WRITE) {
+	if (failure && (rq->op == DISK_READ || rq->op == DISK_WRITE)) {
 		rq->iov->iov_base = (char *)rq->iov->iov_base + 100;
 		rq->iov->iov_len -= 100;
 	}
-	bad.waiting[bad.nwaiting++] = rq;
-	return 0;
-}
-
-static void bad_submit(struct disk_queue *q)
-{
-	unsigned n = bad.nwaiting;
-
-	bad.nwaiting = 0;
-	for (unsigned i = 0; i < n; i++)
-		blk_on_done(bad.bq, bad.waiting[i], bad.result);
-	if (n)
-		blk_on_batch_done(bad.bq);
-	bad.real->submit(q);
-}
-
-static void bad_drain(struct disk_queue *q)
-{
-	bad_submit(q);
-	bad.real->drain(q);
+	return failure;
 }
 
 static void setup_bad(struct fixture *f, const char *more, int result)
 {
 	setup_with(f, more, FEATURES);
-	bad.real = f->blk->disk->ops;
-	bad.ops = *bad.real;
-	bad.ops.start = bad_start;
-	bad.ops.submit = bad_submit;
-	bad.ops.drain = bad_drain;
-	f->blk->disk->ops = &bad.ops;
-	bad.bq = &f->blk->queues[0];
-	bad.result = result;
-	bad.started = bad.nwaiting = 0;
+	refuser_put(f, refuse);
+	failure = result;
 }
 
 /* Send `n` writes of a sector each, the i-th byte of their data to sector i. */
@@ -81,18 +41,6 @@ static void send_writes(struct fixture *f, unsigned n)
 	}
 	vd_kick(&f->h->vd);
 	cr_assert_geq(rig_kick(f->rig, 0), 0);
-}
-
-static unsigned answered(struct fixture *f)
-{
-	unsigned n = 0;
-	uint32_t used;
-	void *cookie;
-
-	f->blk->disk->ops->drain(f->blk->queues[0].disk_queue);
-	while (vd_poll(&f->h->vd, &cookie, &used) > 0)
-		n++;
-	return n;
 }
 
 /* The machine goes on. */
@@ -128,14 +76,14 @@ Test(blk_error, a_full_host_holds_the_writes_and_they_are_done_later)
 	cr_assert_eq(resume(&f), 0, "nobody made room");
 	cr_assert_eq(virtio_blk_type.held(f.rig->dev), 5);
 	cr_assert_eq(f.rig->npauses, 10);
-	bad.result = 0;
-	bad.started = 0;
+	failure = 0;
+	refuser.started = 0;
 	cr_assert_eq(resume(&f), 5);
-	cr_assert_eq(bad.started, 5, "each once");
+	cr_assert_eq(refuser.started, 5, "each once");
 	cr_assert_eq(virtio_blk_type.held(f.rig->dev), 0);
 	is_written(&f, 5);
 	cr_assert_eq(resume(&f), 0, "none is answered twice");
-	cr_assert_eq(bad.started, 5);
+	cr_assert_eq(refuser.started, 5);
 	teardown(&f);
 }
 
@@ -177,7 +125,7 @@ Test(blk_error, pause_holds_reads_writes_ranges_and_flushes)
 	setup_bad(&f, ",on_error=pause", 0);
 	fill_in(&f, 0x5a, 8192);
 	cr_assert_eq(request(&f, BLK_T_OUT, 0, 8192, 0), BLK_S_OK);
-	bad.result = -EIO;
+	failure = -EIO;
 	for (int i = 0; i < 3; i++)
 		memcpy(harness_at(f.h, HEADER + 0x100 * (unsigned)i), &h[i], sizeof(h[i]));
 	((struct blk_range *)harness_at(f.h, IN))[0] = (struct blk_range){ 10, 1, 0 };
@@ -189,7 +137,7 @@ Test(blk_error, pause_holds_reads_writes_ranges_and_flushes)
 	rig_kick(f.rig, 0);
 	cr_assert_eq(answered(&f), 0);
 	cr_assert_eq(virtio_blk_type.held(f.rig->dev), 3);
-	bad.result = 0;
+	failure = 0;
 	cr_assert_eq(resume(&f), 3);
 	for (unsigned i = 0; i < 3; i++)
 		cr_assert_eq(*(uint8_t *)harness_at(f.h, STATUS + i), BLK_S_OK, "%u", i);
@@ -209,7 +157,7 @@ Test(blk_error, a_request_that_changed_while_it_was_held_is_judged_anew)
 	send_writes(&f, 1);
 	cr_assert_eq(answered(&f), 0);
 	((struct blk_header *)harness_at(f.h, HEADER + 0x200))->sector = UINT64_MAX - 3;
-	bad.result = 0;
+	failure = 0;
 	cr_assert_eq(resume(&f), 1);
 	cr_assert_eq(status(&f), BLK_S_IOERR);
 	teardown(&f);
@@ -222,16 +170,16 @@ Test(blk_error, a_stop_tries_once_more_and_answers)
 	setup_bad(&f, "", -ENOSPC);
 	send_writes(&f, 3);
 	cr_assert_eq(virtio_blk_type.held(f.rig->dev), 3);
-	bad.started = 0;
+	refuser.started = 0;
 	rig_stop(f.rig, 0); /* aborts when a chain is not returned */
-	cr_assert_eq(bad.started, 3);
+	cr_assert_eq(refuser.started, 3);
 	cr_assert_eq(virtio_blk_type.held(f.rig->dev), 0);
 	cr_assert_eq(f.rig->nevents, 1);
-	bad.result = 0;
+	failure = 0;
 	rig_start(f.rig, 0, QUEUE, FEATURES);
 	f.h = f.rig->h[0];
 	cr_assert_eq(request(&f, BLK_T_IN, 0, 0, 512), BLK_S_OK);
-	bad.result = -ENOSPC;
+	failure = -ENOSPC;
 	send_writes(&f, 1);
 	cr_assert_eq(virtio_blk_type.held(f.rig->dev), 1, "it holds again");
 	teardown(&f);

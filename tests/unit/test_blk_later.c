@@ -17,27 +17,14 @@ static void send_reads(struct fixture *f, unsigned n)
 	cr_assert_geq(rig_kick(f->rig, 0), 0);
 }
 
-/* How many came back by now. */
-static unsigned take(struct fixture *f)
-{
-	unsigned n = 0;
-	uint32_t used;
-	void *cookie;
-
-	f->blk->disk->ops->drain(f->blk->queues[0].disk_queue);
-	while (vd_poll(&f->h->vd, &cookie, &used) > 0)
-		n++;
-	return n;
-}
-
 /* Let the loop run until so many came back. */
 static void come_at_last(struct fixture *f, unsigned want)
 {
-	unsigned n = take(f);
+	unsigned n = answered(f);
 
 	for (int i = 0; i < 60000 && n < want; i++) {
 		rig_run(f->rig, 1);
-		n += take(f);
+		n += answered(f);
 	}
 	cr_assert_eq(n, want);
 }
@@ -52,9 +39,9 @@ Test(blk_rate, requests_beyond_the_operations_wait_in_the_ring)
 	setup_with(&f, "", READS);
 	blk_set_rate(f.blk, RATE_OPS, &(struct rate_limit){ 1, 0, 24 * 3600 * 1000 });
 	send_reads(&f, 6);
-	cr_assert_eq(take(&f), 2, "the bucket, and one into debt");
+	cr_assert_eq(answered(&f), 2, "the bucket, and one into debt");
 	rig_run(f.rig, 5);
-	cr_assert_eq(take(&f), 0);
+	cr_assert_eq(answered(&f), 0);
 	cr_assert_eq(queue_in_flight(f.h->q), 0, "nothing is held but by the ring");
 	blk_set_rate(f.blk, RATE_OPS, &no_limit);
 	come_at_last(&f, 4);
@@ -70,7 +57,7 @@ Test(blk_rate, bytes_are_those_of_the_data)
 	setup_with(&f, ",bw_size=4096,bw_refill_time=86400000", READS);
 	cr_assert(f.blk->limited);
 	send_reads(&f, TINY);
-	cr_assert_eq(take(&f), 9, "4096 bytes, and one more");
+	cr_assert_eq(answered(&f), 9, "4096 bytes, and one more");
 	blk_set_rate(f.blk, RATE_BYTES, &no_limit);
 	come_at_last(&f, TINY - 9);
 	/* Zeroes count as the bytes they are. */
@@ -81,7 +68,7 @@ Test(blk_rate, bytes_are_those_of_the_data)
 	*(struct blk_range *)harness_at(f.h, IN) = (struct blk_range){ 0, 64, 0 };
 	cr_assert_eq(request(&f, BLK_T_WRITE_ZEROES, 0, 16, 0), BLK_S_OK);
 	send_reads(&f, 1);
-	cr_assert_eq(take(&f), 0);
+	cr_assert_eq(answered(&f), 0);
 	teardown(&f);
 }
 
@@ -106,7 +93,7 @@ Test(blk_rate, a_burst_comes_once_on_top)
 
 	setup_with(&f, ",ops_size=1,ops_one_time_burst=5,ops_refill_time=86400000", READS);
 	send_reads(&f, 10);
-	cr_assert_eq(take(&f), 7);
+	cr_assert_eq(answered(&f), 7);
 	teardown(&f);
 }
 
@@ -116,7 +103,7 @@ Test(blk_rate, a_queue_that_is_stopped_does_not_wait)
 
 	setup_with(&f, ",ops_size=1,ops_refill_time=86400000", READS);
 	send_reads(&f, 5);
-	cr_assert_eq(take(&f), 2);
+	cr_assert_eq(answered(&f), 2);
 	rig_stop(f.rig, 0); /* aborts when a chain is not returned */
 	rig_start(f.rig, 0, QUEUE, READS);
 	f.h = f.rig->h[0];

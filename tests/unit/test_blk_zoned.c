@@ -13,14 +13,9 @@ enum { ZONE = 256 * KIB, ZONES = SIZE / ZONE, CAPACITY = 192 * KIB, S = ZONE / 5
 
 /* The hardware: zone 0 is conventional. */
 static struct {
-	const struct disk_ops *real;
-	struct disk_ops ops;
-	struct blk_queue *bq;
 	struct disk_zone zone[ZONES];
 	int change_fails, report_fails;
 	bool races;                    /* somebody writes between a look and a write */
-	struct disk_request *refused[QUEUE];
-	unsigned nrefused;
 	uint64_t erased;
 	unsigned calls;
 } hw;
@@ -45,30 +40,9 @@ static int hw_accepts(uint64_t offset, uint64_t len)
 	return 0;
 }
 
-static int hw_start(struct disk_queue *q, struct disk_request *rq)
+static int refuse(struct disk_request *rq)
 {
-	if (rq->op != DISK_WRITE || !hw_accepts(rq->offset, rq->len))
-		return hw.real->start(q, rq);
-	hw.refused[hw.nrefused++] = rq;
-	return 0;
-}
-
-static void hw_submit(struct disk_queue *q)
-{
-	unsigned n = hw.nrefused;
-
-	hw.nrefused = 0;
-	for (unsigned i = 0; i < n; i++)
-		blk_on_done(hw.bq, hw.refused[i], hw.change_fails ? hw.change_fails : -EIO);
-	if (n)
-		blk_on_batch_done(hw.bq);
-	hw.real->submit(q);
-}
-
-static void hw_drain(struct disk_queue *q)
-{
-	hw_submit(q);
-	hw.real->drain(q);
+	return rq->op == DISK_WRITE ? hw_accepts(rq->offset, rq->len) : 0;
 }
 
 static int hw_write(const struct disk_slow *job)
@@ -142,14 +116,8 @@ static void setup_zoned(struct fixture *f, const char *more)
 			.type = i ? DISK_ZONE_SEQUENTIAL : DISK_ZONE_CONVENTIONAL, .state = i ? DISK_ZONE_EMPTY : DISK_ZONE_NO_WP };
 	f->blk->info.zoned = (struct disk_zoned){ .zone_size = ZONE, .max_open = 2, .max_active = 3,
 		.write_granularity = 512 };
-	hw.real = f->blk->disk->ops;
-	hw.ops = *hw.real;
-	hw.ops.start = hw_start;
-	hw.ops.submit = hw_submit;
-	hw.ops.drain = hw_drain;
-	hw.ops.slow = hw_slow;
-	hw.bq = &f->blk->queues[0];
-	f->blk->disk->ops = &hw.ops;
+	refuser_put(f, refuse);
+	refuser.ops.slow = hw_slow;
 	virtio_config_write(&f->rig->dev->config, offsetof(struct blk_config, zoned.max_append_sectors), &(uint32_t){ 128 }, 4);
 	rig_start(f->rig, 0, QUEUE, FEATURES);
 	f->h = f->rig->h[0];
