@@ -236,6 +236,13 @@ passts=$(pgrep -c '^passt' || true)
 no_passt() { [ "$(pgrep -c '^passt' || true)" = "$passts" ]; }
 has_passt() { [ "$(pgrep -c '^passt' || true)" -gt "$passts" ]; }
 
+# one_unit_test PROGRAM TEST: of those that need a disk which the environment names.
+one_unit_test() {
+	"${microvm%/microvm}/unit/$1" --filter "$2" --verbose >"$dir/out" 2>&1 ||
+		fail "$(grep -a '^\[----\]' "$dir/out" | head -n 5)"
+	grep -aq 'Synthesis:.*Passing: 1' "$dir/out" || fail "it ran no test"
+}
+
 need_root() { [ "$(id -u)" = 0 ] || skip "needs root"; }
 need_route() { ip route show default | grep -q . || skip "this host has no default route for passt to copy"; }
 
