@@ -150,9 +150,9 @@ struct blk_queue {
 	struct blk_request *free;     /* owner */
 	struct queue *queue;          /* owner; NULL while stopped */
 	bool in_handle;               /* owner; the caller of handle() flushes the queue */
+	bool zoned;                   /* owner; the driver knows zones */
 	int timer_fd;                 /* const */
 	struct loop_source *timer;    /* owner; NULL while stopped */
-	bool zoned;                   /* owner; the driver knows zones */
 	unsigned slow_in_flight;      /* owner */
 	_Atomic(struct blk_request *) slow_done; /* pushed by the slow thread, taken by the owner */
 	sem_t slow_sem;               /* counts what was pushed */

@@ -48,13 +48,19 @@ static bool tell_now(struct blk *blk)
 		memory_order_relaxed, memory_order_relaxed);
 }
 
+/* The host has no room for us; somebody can make some. */
+static bool is_full(int result)
+{
+	return result == -ENOSPC || result == -EDQUOT;
+}
+
 static bool may_hold(const struct blk_queue *bq, int result)
 {
 	const struct blk *blk = bq->blk;
 
 	if (bq->stopping || !blk->dev.events || result == -ENOTRECOVERABLE || result == -EOPNOTSUPP)
 		return false;
-	return blk->on_error == BLK_ON_ERROR_PAUSE || (blk->on_error == BLK_ON_ERROR_ENOSPC && result == -ENOSPC);
+	return blk->on_error == BLK_ON_ERROR_PAUSE || (blk->on_error == BLK_ON_ERROR_ENOSPC && is_full(result));
 }
 
 static void hold(struct blk_queue *bq, struct blk_request *rq)

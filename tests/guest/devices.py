@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from shutil import which
 
 from machine import HANG, PC, Failure, Network, Skip, expect
 
@@ -41,24 +42,31 @@ def blk_matrix():
             yield f"blk {transport} {title}", blk(transport, rings)
 
 
-def blk_host_full(bench):
+def blk_host_full(overlay):
     """The host's file system is full: the machine pauses, and with room and a signal it goes on as if nothing had been."""
-    folder = bench.path("small")
-    os.mkdir(folder)
-    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", folder]).returncode:
-        raise Skip("needs the right to mount")
-    try:
-        path = bench.file("small/disk.raw", DISK)
-        p = bench.guest_start(f"test=blk capacity={DISK // 512} serial={SERIAL} queues=2",
-                              "--disk", f"path={path},num_queues=2,serial={SERIAL}")
-        p.wait_for("No space left on device")
-        p.wait_for("the machine is paused")
-        subprocess.run(["mount", "-o", "remount,size=64m", folder], check=True)
-        p.signal(signal.SIGUSR2)
-        status = p.finish()
-        bench.judge(p.output, status)
-    finally:
-        subprocess.run(["umount", "-l", folder])
+    def case(bench):
+        folder = bench.path("small")
+        os.mkdir(folder)
+        size = "size=600k" if overlay else "size=64k"
+        if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", size, "none", folder]).returncode:
+            raise Skip("needs the right to mount")
+        try:
+            path = bench.file("disk.raw" if overlay else "small/disk.raw", DISK)
+            queues = 1 if overlay else 2
+            disk = f"path={path},num_queues={queues},serial={SERIAL}"
+            p = bench.guest_start(f"test=blk capacity={DISK // 512} serial={SERIAL} queues={queues}",
+                                  "--disk", disk + (f",overlay={folder}/over.qcow2" if overlay else ""))
+            p.wait_for("No space left on device")
+            p.wait_for("the machine is paused")
+            subprocess.run(["mount", "-o", "remount,size=64m", folder], check=True)
+            p.signal(signal.SIGUSR2)
+            status = p.finish()
+            bench.judge(p.output, status)
+            if overlay and which("qemu-img"):
+                subprocess.run(["qemu-img", "check", "-q", f"{folder}/over.qcow2"], check=True)
+        finally:
+            subprocess.run(["umount", "-l", folder])
+    return case
 
 
 def rng(transport, packed):
@@ -272,7 +280,8 @@ def cases():
     yield "blk that polls, on one CPU", on_disk("blk", poll=200, affinity="[0]", num_queues=2)
     yield "blk data reaches the file", data_reaches_the_file
     yield "blk limited", on_disk("blk", ops_size=2, ops_refill_time=1, bw_size="1M", bw_refill_time=10)
-    yield "blk on a host that is full", blk_host_full
+    yield "blk on a host that is full", blk_host_full(overlay=False)
+    yield "blk overlay on a host that is full", blk_host_full(overlay=True)
     yield "blk with 5 GiB of memory", big_memory
     yield "blk twenty disks", many_disks
     for transport in ("pci", "mmio"):

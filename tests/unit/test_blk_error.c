@@ -87,6 +87,19 @@ Test(blk_error, a_full_host_holds_the_writes_and_they_are_done_later)
 	teardown(&f);
 }
 
+Test(blk_error, a_quota_that_is_used_up_is_a_full_host)
+{
+	struct fixture f;
+
+	setup_bad(&f, "", -EDQUOT);
+	send_writes(&f, 1);
+	cr_assert_eq(virtio_blk_type.held(f.rig->dev), 1);
+	failure = 0;
+	cr_assert_eq(resume(&f), 1);
+	is_written(&f, 1);
+	teardown(&f);
+}
+
 Test(blk_error, others_are_told_by_default)
 {
 	struct fixture f;
