@@ -3,10 +3,10 @@
  * and never sees how the driver cut them into descriptors (§2.7.4.1 forbids to assume anything
  * about that).
  *
- * The used length is computed: three cursors walk the writable side. `out` is where the next byte
- * goes, `wrote` is the first byte that is not known to be written; they move together except
- * between chain_iov_out(), which only moves `out`, and chain_wrote(). Whatever `wrote` passes is
- * marked dirty here, and nowhere else.
+ * The used length is computed: two places of the writable side move on. `out` is where the next
+ * byte goes; the first byte that is not known to be written lies `unwritten` bytes before the end.
+ * They move together except between chain_iov_out(), which only moves `out`, and chain_wrote().
+ * Whatever the second one passes is marked dirty here, and nowhere else.
  *
  * Owner: the worker that popped the chain.
  */
@@ -101,7 +101,7 @@ int chain_skip(struct chain *c, size_t len)
 
 int chain_write(struct chain *c, const void *buf, size_t len)
 {
-	bool in_step = c->wrote.left == c->out.left + c->tail;
+	bool in_step = c->unwritten == c->out.left + c->tail;
 
 	if (len > c->out.left)
 		return -ENOSPC;
@@ -110,20 +110,35 @@ int chain_write(struct chain *c, const void *buf, size_t len)
 	 * Behind bytes handed out by chain_iov_out(), these count when chain_wrote() has come this
 	 * far.
 	 */
-	if (in_step) {
-		c->wrote = c->out;
-		c->wrote.left += c->tail;
-	}
+	if (in_step)
+		c->unwritten = c->out.left + c->tail;
 	return 0;
+}
+
+/* At the first byte that is not known to be written; of `left` bytes that the caller goes on. */
+static struct cursor first_unwritten(const struct chain *c, size_t left)
+{
+	struct cursor k = { .iov = c->first_out, .left = (uint32_t)left };
+	size_t before = c->out_total - c->unwritten;
+
+	for (; before > k.iov->iov_len; k.iov++)
+		before -= k.iov->iov_len;
+	k.off = (uint32_t)before;
+	return k;
 }
 
 void chain_wrote_pieces(struct chain *c, size_t len)
 {
+	struct cursor k;
 	void *at;
 
-	assert(len <= c->wrote.left - c->out.left - c->tail);
+	assert(len <= c->unwritten - c->out.left - c->tail);
+	if (!len)
+		return;
+	k = first_unwritten(c, len);
+	c->unwritten -= (uint32_t)len;
 	while (len) {
-		size_t n = take(&c->wrote, len, &at);
+		size_t n = take(&k, len, &at);
 
 		mem_dirty_host(c->mem, at, n);
 		len -= n;
@@ -133,18 +148,22 @@ void chain_wrote_pieces(struct chain *c, size_t len)
 void chain_write_tail(struct chain *c, const void *buf, size_t len)
 {
 	struct iovec *v = c->last;
-	size_t back = len, gap = c->wrote.left - c->tail;
+	size_t back = len, gap = c->unwritten - c->tail;
 	struct cursor k;
 
 	assert(len && len == c->tail);
 	/* §2.7.8.2: what the used length covers was written; of a failed request that is zeroes. */
-	if (gap && gap <= ZERO_MAX)
-		fill(c, &c->wrote, NULL, gap);
+	if (gap && gap <= ZERO_MAX) {
+		k = first_unwritten(c, gap);
+		fill(c, &k, NULL, gap);
+		gap = 0;
+	}
 	for (; back > v->iov_len; v--)
 		back -= v->iov_len;
 	k = (struct cursor){ .iov = v, .off = (uint32_t)(v->iov_len - back), .left = (uint32_t)len };
 	fill(c, &k, buf, len);
-	c->tail_written = true;
+	if (!gap)
+		c->unwritten = 0;
 }
 
 void chain_finish(struct chain *c, size_t len, uint8_t status)

@@ -26,19 +26,24 @@ struct cursor {
 	uint32_t left; /* bytes ahead of it, over all iovecs of the side */
 };
 
+/*
+ * The writable side counts as written from its start on: `unwritten` bytes are left of it, its
+ * trailer among them, so the used length needs no more than that. Where the first of them lies is
+ * found from `first_out` by those few who must know.
+ */
 struct chain {
-	struct guest_mem *mem;
-	struct chain *next_free;
-	void *user;
-	struct iovec *last;     /* where a trailer ends */
 	struct cursor in, out;
-	struct cursor wrote;    /* first writable byte not yet counted as written; its `left` includes the tail */
-	uint32_t out_total;
-	uint32_t tail;          /* cut off the end of `out` */
-	bool tail_written;
-	bool done;              /* pushed, waits for earlier ones (IN_ORDER) */
-	uint16_t head;          /* split: first descriptor; packed: buffer id */
-	uint16_t ndesc;         /* ring descriptors it occupies (packed) */
+	struct iovec *last;      /* where a trailer ends */
+	uint32_t out_total;      /* bytes of the writable side */
+	uint32_t tail;           /* cut off the end of `out` */
+	uint32_t unwritten;
+	uint16_t head;           /* split: first descriptor; packed: buffer id */
+	uint16_t ndesc;          /* ring descriptors it occupies (packed) */
+	struct chain *next_free;
+	struct guest_mem *mem;
+	struct iovec *first_out; /* where the writable side begins */
+	void *user;
+	bool done;               /* pushed, waits for earlier ones (IN_ORDER) */
 	struct iovec iov[];
 };
 
@@ -119,13 +124,10 @@ static inline void chain_wrote(struct chain *c, size_t len)
 {
 	uint32_t left = c->out.left + c->tail;
 
-	if (seldom(c->wrote.left - len != left || mem_dirty_on(c->mem))) {
+	if (seldom(c->unwritten - len != left || mem_dirty_on(c->mem)))
 		chain_wrote_pieces(c, len);
-		return;
-	}
-	/* All that was handed out, and nobody asks which pages. */
-	c->wrote = c->out;
-	c->wrote.left = left;
+	else /* all that was handed out, and nobody asks which pages */
+		c->unwritten = left;
 }
 
 static inline int chain_reserve_tail(struct chain *c, size_t len)
@@ -139,20 +141,16 @@ static inline int chain_reserve_tail(struct chain *c, size_t len)
 
 static inline bool chain_finish_quick(struct chain *c, size_t len, uint8_t status)
 {
-	if (seldom(c->tail != 1 || c->wrote.left - 1 != len || mem_dirty_on(c->mem)))
+	if (seldom(c->tail != 1 || c->unwritten - 1 != len || mem_dirty_on(c->mem)))
 		return false;
-	/* Nobody asks where `wrote` stands now, only that the trailer is all that is left. */
-	c->wrote.left = 1;
-	c->tail_written = true;
+	c->unwritten = 0;
 	((uint8_t *)c->last->iov_base)[c->last->iov_len - 1] = status;
 	return true;
 }
 
 static inline uint32_t chain_written(const struct chain *c)
 {
-	bool gap = c->wrote.left > c->tail;
-
-	return c->tail_written && !gap ? c->out_total : c->out_total - c->wrote.left;
+	return c->out_total - c->unwritten;
 }
 
 #endif

@@ -178,8 +178,8 @@ int queue_open_in(struct queue **ret, const struct queue_room *room, struct gues
 	q->next_used = setup->next_used;
 	q->avail_seen = setup->next_avail;
 	if (q->packed) {
-		q->avail_wrap = setup->next_avail & PVRING_WRAP;
-		q->used_wrap = setup->next_used & PVRING_WRAP;
+		q->avail_state = pvring_avail(setup->next_avail & PVRING_WRAP);
+		q->used_state = pvring_used(setup->next_used & PVRING_WRAP);
 		q->next_avail &= (uint16_t)~PVRING_WRAP;
 		q->next_used &= (uint16_t)~PVRING_WRAP;
 	}
@@ -200,9 +200,9 @@ void queue_close(struct queue *q, struct queue_setup *ret)
 	if (ret) {
 		ret->next_avail = q->next_avail;
 		ret->next_used = q->next_used;
-		if (q->packed && q->avail_wrap)
+		if (q->packed && q->avail_state == pvring_avail(true))
 			ret->next_avail |= PVRING_WRAP;
-		if (q->packed && q->used_wrap)
+		if (q->packed && q->used_state == pvring_used(true))
 			ret->next_used |= PVRING_WRAP;
 	}
 	free_queue(q);
@@ -281,6 +281,7 @@ static unsigned order_slot(const struct queue *q, unsigned i)
 
 void queue_append_order(struct queue *q, struct chain *c)
 {
+	c->done = false;
 	q->order[order_slot(q, q->order_len++)] = c;
 }
 
@@ -327,6 +328,15 @@ const char *gather_add(struct queue *q, const struct chain *c, struct gather *g,
 	return NULL;
 }
 
+const struct mem_ram *queue_find_ram(const struct queue *q, uint64_t addr, uint32_t len)
+{
+	const struct mem_ram *r = mem_head(q->mem)->ram;
+
+	while (r->size && !mem_holds(r, gpa(addr), len))
+		r++;
+	return r;
+}
+
 static bool bad_table(const struct queue *q, uint32_t len)
 {
 	return !len || len % sizeof(struct vring_desc) || len / sizeof(struct vring_desc) > q->size;
@@ -363,26 +373,33 @@ const char *queue_no_table(const struct queue *q, uint32_t len)
  */
 int queue_refuse(struct queue *q, struct chain *c, const char *why)
 {
-	chain_start(c, c->iov, 0, 0);
-	queue_account(q, c);
+	chain_start_empty(c);
+	if (q->in_order)
+		queue_append_order(q, c);
+	queue_count(q->stats.popped, 1);
 	queue_count(q->stats.malformed, 1);
 	queue_push(q, c);
 	queue_flush(q);
 	return queue_break(q, why);
 }
 
-static __attribute__((noinline)) int pop_seldom(struct queue *q, struct chain **ret)
+static __attribute__((noinline)) int pop_seldom(struct queue *q, struct chain **ret, unsigned max)
 {
 	if (!queue_rings_ready(q) || q->broken)
 		return -EPROTO;
-	return q->packed ? packed_pop(q, ret) : split_pop(q, ret);
+	return q->packed ? packed_pop(q, ret, max) : split_pop(q, ret, max);
+}
+
+int queue_pop_batch(struct queue *q, struct chain **ret, unsigned max)
+{
+	if (seldom(mem_generation(q->mem) != q->generation || q->broken))
+		return pop_seldom(q, ret, max);
+	return q->packed ? packed_pop(q, ret, max) : split_pop(q, ret, max);
 }
 
 int queue_pop(struct queue *q, struct chain **ret)
 {
-	if (seldom(mem_generation(q->mem) != q->generation || q->broken))
-		return pop_seldom(q, ret);
-	return q->packed ? packed_pop(q, ret) : split_pop(q, ret);
+	return queue_pop_batch(q, ret, 1);
 }
 
 void queue_unpop(struct queue *q, struct chain *c)
@@ -392,7 +409,7 @@ void queue_unpop(struct queue *q, struct chain *c)
 	 * pop it again.
 	 */
 	if (q->broken) {
-		chain_start(c, c->iov, 0, 0);
+		chain_start_empty(c);
 		queue_push(q, c);
 		return;
 	}
@@ -411,9 +428,16 @@ void queue_unpop(struct queue *q, struct chain *c)
 static inline void put(struct queue *q, struct chain *c)
 {
 	if (q->packed)
-		packed_put(q, c);
+		packed_put(q, &c, 1);
 	else
-		split_put(q, c);
+		split_put(q, &c, 1);
+}
+
+/* There is no ring to write to. */
+static void put_nowhere(struct queue *q, struct chain *c)
+{
+	queue_release(q->busy, &q->free, c);
+	queue_count(q->stats.returned, 1);
 }
 
 /* With IN_ORDER, or when the rings must be mapped again and perhaps cannot. */
@@ -425,12 +449,12 @@ static __attribute__((noinline)) void push_seldom(struct queue *q, struct chain 
 	if (!q->in_order && ready)
 		put(q, c);
 	else if (!q->in_order)
-		queue_release(q, c);
+		put_nowhere(q, c);
 	while (q->order_len && q->order[q->order_head]->done) {
 		if (ready)
 			put(q, q->order[q->order_head]);
 		else
-			queue_release(q, q->order[q->order_head]);
+			put_nowhere(q, q->order[q->order_head]);
 		q->order_head = (uint16_t)order_slot(q, 1);
 		q->order_len--;
 	}
@@ -442,6 +466,17 @@ void queue_push(struct queue *q, struct chain *c)
 		push_seldom(q, c);
 	else
 		put(q, c);
+}
+
+void queue_push_batch(struct queue *q, struct chain **chains, unsigned n)
+{
+	if (seldom(q->in_order || mem_generation(q->mem) != q->generation))
+		for (unsigned i = 0; i < n; i++)
+			push_seldom(q, chains[i]);
+	else if (q->packed)
+		packed_put(q, chains, n);
+	else
+		split_put(q, chains, n);
 }
 
 static void publish(struct queue *q)

@@ -92,6 +92,11 @@ struct loop *queue_loop(const struct queue *q);
  */
 int queue_pop(struct queue *q, struct chain **ret) NEEDS_CHECK;
 /*
+ * As many as there are, at most `max` (not 0), in the driver's order: how many, or as queue_pop().
+ * Those before one that breaks the queue are handed out, and the next call says -EPROTO.
+ */
+int queue_pop_batch(struct queue *q, struct chain **ret, unsigned max) NEEDS_CHECK;
+/*
  * Give the chain back as if it had never been popped; only the last one popped, with nothing pushed
  * since. For net rx. On a queue that broke meanwhile it goes back to the driver with used length 0.
  */
@@ -101,6 +106,8 @@ void queue_unpop(struct queue *q, struct chain *chain);
  * the order.
  */
 void queue_push(struct queue *q, struct chain *chain);
+/* The same for several, in this order. */
+void queue_push_batch(struct queue *q, struct chain **chains, unsigned n);
 /* Publish what was pushed; ring the call fd if the driver asked. Returns 1 when it rang. */
 int queue_flush(struct queue *q);
 /*

@@ -15,32 +15,56 @@
 
 #include "devices/virtio/queue_private.h"
 
-/* A buffer of the common chain; false when it is not in the region where the last one was. */
-static inline bool gather_piece(struct gather *g, const struct mem_ram *ram, uint64_t addr, uint32_t len)
+/* The common chain while it is walked; its border goes into the chain at once. */
+struct quick {
+	struct mem_ram ram;  /* a copy, for registers: where the last buffer was */
+	struct iovec *last;
+	uint64_t total;
+	unsigned side;       /* of the last buffer: 0 readable, or VRING_DESC_WRITE */
+	uint16_t id;         /* packed */
+};
+
+static inline void quick_begin(struct quick *k, struct chain *c)
 {
-	if (seldom(!mem_holds(ram, gpa(addr), len)))
-		return false;
-	g->total += len;
-	*g->next++ = (struct iovec){ ram->host + (addr - ram->gpa), len };
+	k->last = c->iov - 1;
+	k->total = 0;
+	k->side = 0;
+}
+
+/* A buffer of the common chain; false when it does not lie in one region of RAM. */
+static inline bool quick_piece(struct quick *k, const struct queue *q, uint64_t addr, uint32_t len)
+{
+	if (seldom(!mem_holds(&k->ram, gpa(addr), len))) {
+		k->ram = *queue_find_ram(q, addr, len);
+		if (!k->ram.size)
+			return false;
+	}
+	k->total += len;
+	k->last++;
+	k->last->iov_base = k->ram.host + (addr - k->ram.gpa);
+	k->last->iov_len = len;
 	return true;
 }
 
-/* The writable side begins with the next buffer. */
-static inline void gather_border(struct gather *g)
+/* From here on the chain is written to. Its bytes so far are bounded at the end, with all. */
+static inline void quick_border(const struct quick *k, struct chain *c)
 {
-	g->side = VRING_DESC_WRITE;
-	g->border = g->next;
-	g->in = g->total;
+	c->in.left = (uint32_t)k->total;
+	c->out.iov = c->first_out = k->last + 1;
 }
 
-/* Before a buffer with these flags: is it one that the common chain does not have here? */
-static inline bool gather_turns(struct gather *g, uint16_t flags)
+/*
+ * Before a buffer with these flags: is it one that the common chain does not have here? If it is
+ * the first writable one, that side begins.
+ */
+static inline bool quick_turns(struct quick *k, struct chain *c, unsigned flags)
 {
-	if (!((flags ^ g->side) & (VRING_DESC_WRITE | VRING_DESC_INDIRECT)))
+	if (!((flags ^ k->side) & (VRING_DESC_WRITE | VRING_DESC_INDIRECT)))
 		return false;
-	if (seldom(g->side || (flags & VRING_DESC_INDIRECT)))
+	if (seldom(k->side || (flags & VRING_DESC_INDIRECT)))
 		return true;
-	gather_border(g);
+	k->side = VRING_DESC_WRITE;
+	quick_border(k, c);
 	return false;
 }
 
@@ -72,27 +96,48 @@ static inline void queue_untake(struct queue *q, struct chain *c)
 	q->free = c;
 }
 
-/* The chain is complete: its cursors to their starts, and into the accounts. */
-static inline int queue_hand_out(struct queue *q, struct chain *c, const struct gather *g, struct chain **ret)
+/*
+ * The chain is complete, its border known: its cursors to their starts. Its head is busy already;
+ * the caller counts what was handed out.
+ */
+static inline int queue_hand_out(struct queue *q, struct chain *c, struct iovec *last, uint64_t total,
+	struct chain **ret)
 {
-	uint64_t in = g->side ? g->in : g->total;
-
 	/* §2.7.5.2: a chain is at most 4 GiB; we stop one short, as a used length is 32 bits. */
-	if (seldom(g->total > UINT32_MAX))
+	if (seldom(total >> 32))
 		return queue_refuse(q, c, "a chain above 4 GiB");
-	chain_start(c, g->side ? g->border : g->next, (uint32_t)in, (uint32_t)(g->total - in));
-	c->last = g->next - 1;
-	queue_account(q, c);
+	chain_start(c, (uint32_t)total - c->in.left);
+	c->last = last;
+	if (seldom(q->in_order))
+		queue_append_order(q, c);
 	*ret = c;
 	return 1;
 }
 
-/* Its used entry is written: the head may come again, and the chain goes to the pool. */
-static inline void queue_release(struct queue *q, struct chain *c)
+static inline int quick_hand_out(struct queue *q, struct chain *c, const struct quick *k, struct chain **ret)
 {
-	q->busy[c->head] = false;
-	queue_count(q->stats.returned, 1);
-	queue_untake(q, c);
+	if (seldom(!k->side))
+		quick_border(k, c);
+	return queue_hand_out(q, c, k->last, k->total, ret);
+}
+
+/* One of the others, which the second walk found good. */
+static inline int gather_hand_out(struct queue *q, struct chain *c, const struct gather *g, struct chain **ret)
+{
+	c->in.left = (uint32_t)(g->side ? g->in : g->total);
+	c->out.iov = c->first_out = g->side ? g->border : g->next;
+	return queue_hand_out(q, c, g->next - 1, g->total, ret);
+}
+
+/*
+ * Its used entry is written: the head may come again, and the chain goes to the pool. The caller
+ * counts it, and has `busy` and `free` of the queue in registers.
+ */
+static inline void queue_release(bool *busy, struct chain **free, struct chain *c)
+{
+	busy[c->head] = false;
+	c->next_free = *free;
+	*free = c;
 }
 
 #endif

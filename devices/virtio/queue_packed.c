@@ -21,29 +21,9 @@ bool packed_map(struct queue *q)
 	return q->p.desc && q->p.driver && q->p.device;
 }
 
-/* §2.8.1: AVAIL matches the counter and USED does not. */
-enum { DESC_STATE = VRING_DESC_AVAIL | VRING_DESC_USED };
-
-static inline uint16_t avail_state(bool wrap)
+static inline bool is_avail(uint16_t flags, uint16_t state)
 {
-	return wrap ? VRING_DESC_AVAIL : (uint16_t)VRING_DESC_USED;
-}
-
-static inline bool is_avail(uint16_t flags, bool wrap)
-{
-	return (flags & DESC_STATE) == avail_state(wrap);
-}
-
-/* Move a position `n` places on, n at most the size. */
-static void advance(const struct queue *q, uint16_t *pos, bool *wrap, unsigned n)
-{
-	unsigned to = *pos + n;
-
-	if (to >= q->size) {
-		to -= q->size;
-		*wrap = !*wrap;
-	}
-	*pos = (uint16_t)to;
+	return (flags & PVRING_STATE) == state;
 }
 
 /*
@@ -76,7 +56,7 @@ static const char *walk_table(struct queue *q, const struct chain *c, struct gat
 static const char *walk(struct queue *q, struct chain *c, struct gather *g, uint16_t flags)
 {
 	unsigned pos = q->next_avail, n = 0;
-	bool wrap = q->avail_wrap;
+	uint16_t state = q->avail_state;
 	const char *why = NULL;
 
 	for (;;) {
@@ -96,7 +76,7 @@ static const char *walk(struct queue *q, struct chain *c, struct gather *g, uint
 		c->head = ring_load(&at->id);
 		if (seldom(++pos == q->size)) {
 			pos = 0;
-			wrap = !wrap;
+			state ^= PVRING_STATE;
 		}
 		if (!(flags & VRING_DESC_NEXT))
 			break;
@@ -109,71 +89,72 @@ static const char *walk(struct queue *q, struct chain *c, struct gather *g, uint
 		 * are final.
 		 */
 		flags = ring_load(&q->p.desc[pos].flags);
-		if (seldom(!is_avail(flags, wrap))) {
+		if (seldom(!is_avail(flags, state))) {
 			why = why ? why : "a list that is not available to its end";
 			break;
 		}
 	}
 	c->ndesc = (uint16_t)n;
 	q->next_avail = (uint16_t)pos;
-	q->avail_wrap = wrap;
+	q->avail_state = state;
 	return why;
 }
 
-/* The common chain; see queue_hot.h. On false nothing of the queue has changed. */
-static inline bool walk_quick(struct queue *q, struct chain *c, struct gather *g, uint16_t flags)
+/*
+ * The common chain that begins at `d`; see queue_hot.h. Returns how many descriptors of the ring it
+ * has, 0 when it is another one; nothing of the queue has changed.
+ */
+static inline unsigned walk_quick(const struct queue *q, struct chain *c, struct quick *k,
+	const struct pvring_desc *d, unsigned flags)
 {
-	const struct mem_ram *ram = q->ram;
-	const struct pvring_desc *d = &q->p.desc[q->next_avail], *end = &q->p.desc[q->size];
-	const struct iovec *limit = g->next + (q->size - q->taken);
-	uint16_t state = avail_state(q->avail_wrap);
+	const struct pvring_desc *end = &q->p.desc[q->size];
+	const unsigned most = q->size - q->taken;
+	unsigned state = q->avail_state, n = 0;
 
 	for (;;) {
-		if (gather_turns(g, flags) || !gather_piece(g, ram, ring_load(&d->addr), ring_load(&d->len)))
-			return false;
-		c->head = ring_load(&d->id);
-		if (seldom(++d == end)) {
-			d = q->p.desc;
-			state ^= DESC_STATE;
-		}
+		if (quick_turns(k, c, flags) || !quick_piece(k, q, ring_load(&d->addr), ring_load(&d->len)))
+			return 0;
+		n++;
 		if (!(flags & VRING_DESC_NEXT))
 			break;
+		if (seldom(++d == end)) {
+			d = q->p.desc;
+			state ^= PVRING_STATE;
+		}
 		flags = ring_load(&d->flags);
-		if (seldom(g->next == limit || (flags & DESC_STATE) != state))
-			return false;
+		if (seldom(n == most || (flags & PVRING_STATE) != state))
+			return 0;
 	}
-	c->ndesc = (uint16_t)(g->next - c->iov);
-	q->next_avail = (uint16_t)(d - q->p.desc);
-	q->avail_wrap = state == VRING_DESC_AVAIL;
-	return true;
+	k->id = ring_load(&d->id);
+	return n;
 }
 
 /* The same for one descriptor with a table behind it. */
-static inline bool table_quick(struct queue *q, struct chain *c, struct gather *g, uint16_t flags)
+static inline unsigned table_quick(const struct queue *q, struct chain *c, struct quick *k,
+	const struct pvring_desc *ref, unsigned flags)
 {
-	const struct pvring_desc *ref = &q->p.desc[q->next_avail];
-	const struct mem_ram *ram = q->ram;
+	const struct pvring_desc *d, *end;
 	const uint64_t addr = ring_load(&ref->addr);
 	const uint32_t len = ring_load(&ref->len);
-	const struct pvring_desc *d = mem_in(ram, gpa(addr), len);
 	unsigned count = len / sizeof(*d);
 
-	if (seldom(!d || !q->indirect || (flags & VRING_DESC_NEXT) || addr % sizeof(uint64_t) ||
-		len % sizeof(*d) || count > q->size))
-		return false;
-	for (; count; count--, d++)
-		if (gather_turns(g, ring_load(&d->flags)) ||
-			!gather_piece(g, ram, ring_load(&d->addr), ring_load(&d->len)))
-			return false;
-	c->head = ring_load(&ref->id);
-	c->ndesc = 1;
-	advance(q, &q->next_avail, &q->avail_wrap, 1);
-	return true;
+	d = mem_in(&k->ram, gpa(addr), len);
+	if (seldom(!d || !q->indirect || (flags & VRING_DESC_NEXT) ||
+		((addr % sizeof(uint64_t)) | (len % sizeof(*d))) || count > q->size))
+		return 0;
+	end = d + count;
+	do
+		if (quick_turns(k, c, ring_load(&d->flags)) ||
+			!quick_piece(k, q, ring_load(&d->addr), ring_load(&d->len)))
+			return 0;
+	while (++d != end);
+	k->id = ring_load(&ref->id);
+	return 1;
 }
 
-static inline bool bad_id(const struct queue *q, const struct chain *c)
+static inline bool bad_id(const struct queue *q, unsigned id)
 {
-	return seldom(c->head >= q->size || q->busy[c->head]);
+	return seldom(id >= q->size || q->busy[id]);
 }
 
 /* There is no id under which it could go back. */
@@ -189,37 +170,67 @@ static __attribute__((noinline)) int pop_unusual(struct queue *q, struct chain *
 	struct gather g = { .next = c->iov };
 	const char *why = walk(q, c, &g, flags);
 
-	if (bad_id(q, c))
+	if (bad_id(q, c->head))
 		return refuse_id(q, c);
+	q->busy[c->head] = true;
 	q->taken += c->ndesc;
-	return why ? queue_refuse(q, c, why) : queue_hand_out(q, c, &g, ret);
+	return why ? queue_refuse(q, c, why) : gather_hand_out(q, c, &g, ret);
 }
 
-int packed_pop(struct queue *q, struct chain **ret)
+/* A list of n descriptors that the common walk took. */
+static inline int take_list(struct queue *q, struct chain *c, const struct quick *k, unsigned n,
+	struct chain **ret)
+{
+	unsigned to = q->next_avail + n;
+
+	if (seldom(to >= q->size)) {
+		to -= q->size;
+		q->avail_state ^= PVRING_STATE;
+	}
+	q->next_avail = (uint16_t)to;
+	c->head = k->id;
+	c->ndesc = (uint16_t)n;
+	if (bad_id(q, k->id))
+		return refuse_id(q, c);
+	q->busy[k->id] = true;
+	q->taken += (uint16_t)n;
+	return quick_hand_out(q, c, k, ret);
+}
+
+static inline int pop_one(struct queue *q, struct quick *k, struct chain **ret)
 {
 	/*
 	 * Acquire: the rest of the list, and its buffers, are read after the flags that exposed
 	 * them; the driver released them.
 	 */
-	uint16_t flags = ring_load_acquire(&q->p.desc[q->next_avail].flags);
+	const struct pvring_desc *d = &q->p.desc[q->next_avail];
+	const unsigned flags = ring_load_acquire(&d->flags);
 	struct chain *c;
-	bool quick;
+	unsigned n;
 
-	if (!is_avail(flags, q->avail_wrap))
+	if (!is_avail((uint16_t)flags, q->avail_state))
 		return 0;
 	if (seldom(q->taken >= q->size))
 		return queue_break(q, "more descriptors available than the queue has");
 	c = queue_take(q);
+	quick_begin(k, c);
+	n = flags & VRING_DESC_INDIRECT ? table_quick(q, c, k, d, flags) : walk_quick(q, c, k, d, flags);
+	if (seldom(!n))
+		return pop_unusual(q, c, (uint16_t)flags, ret);
+	return take_list(q, c, k, n, ret);
+}
 
-	struct gather g = { .next = c->iov };
+int packed_pop(struct queue *q, struct chain **ret, unsigned max)
+{
+	struct quick k = { .ram = *q->ram };
+	struct chain **next = ret, **end = ret + max;
+	int r;
 
-	quick = flags & VRING_DESC_INDIRECT ? table_quick(q, c, &g, flags) : walk_quick(q, c, &g, flags);
-	if (seldom(!quick))
-		return pop_unusual(q, c, flags, ret);
-	if (bad_id(q, c))
-		return refuse_id(q, c);
-	q->taken += c->ndesc;
-	return queue_hand_out(q, c, &g, ret);
+	do
+		r = pop_one(q, &k, next);
+	while (r == 1 && ++next != end);
+	queue_count(q->stats.popped, next - ret);
+	return next != ret ? (int)(next - ret) : r;
 }
 
 void packed_unpop(struct queue *q, const struct chain *c)
@@ -227,7 +238,7 @@ void packed_unpop(struct queue *q, const struct chain *c)
 	q->taken -= c->ndesc;
 	if (q->next_avail < c->ndesc) {
 		q->next_avail = (uint16_t)(q->next_avail + q->size - c->ndesc);
-		q->avail_wrap = !q->avail_wrap;
+		q->avail_state ^= PVRING_STATE;
 	} else {
 		q->next_avail -= c->ndesc;
 	}
@@ -237,25 +248,41 @@ void packed_unpop(struct queue *q, const struct chain *c)
  * All flags but the first of a batch are written at once; nobody looks at them before the first
  * says so (§2.8.2).
  */
-void packed_put(struct queue *q, struct chain *c)
+void packed_put(struct queue *q, struct chain **chains, unsigned n)
 {
-	uint32_t len = chain_written(c);
-	struct pvring_desc *d = &q->p.desc[q->next_used];
-	uint16_t flags = q->used_wrap ? VRING_DESC_AVAIL | VRING_DESC_USED : 0;
+	struct pvring_desc *ring = q->p.desc;
+	const unsigned size = q->size;
+	unsigned state = q->used_state, at = q->next_used, pending = q->pending;
+	struct chain *free = q->free;
+	bool *busy = q->busy;
 
-	if (len)
-		flags |= VRING_DESC_WRITE;
-	ring_store(&d->id, c->head);
-	ring_store(&d->len, len);
-	if (q->pending) {
-		ring_store(&d->flags, flags);
-	} else {
-		q->first = q->next_used;
-		q->first_flags = flags;
+	for (unsigned i = 0; i < n; i++) {
+		struct chain *c = chains[i];
+		struct pvring_desc *d = &ring[at];
+		uint32_t len = chain_written(c);
+		uint16_t flags = (uint16_t)(state | (len ? VRING_DESC_WRITE : 0u));
+
+		ring_store(&d->id, c->head);
+		ring_store(&d->len, len);
+		if (seldom(!pending)) {
+			q->first = (uint16_t)at;
+			q->first_flags = flags;
+		} else {
+			ring_store(&d->flags, flags);
+		}
+		pending += c->ndesc;
+		at += c->ndesc;
+		if (seldom(at >= size)) {
+			at -= size;
+			state ^= PVRING_STATE;
+		}
+		queue_release(busy, &free, c);
 	}
-	advance(q, &q->next_used, &q->used_wrap, c->ndesc);
-	q->pending += c->ndesc;
-	queue_release(q, c);
+	q->free = free;
+	q->next_used = (uint16_t)at;
+	q->used_state = (uint16_t)state;
+	q->pending = (uint16_t)pending;
+	queue_count(q->stats.returned, n);
 }
 
 /*
@@ -283,7 +310,7 @@ bool packed_wants_call(const struct queue *q)
 	case PVRING_EVENT_DESC:
 		if (!q->event_idx)
 			return true;
-		if (!!(e.off_wrap & PVRING_WRAP) != q->used_wrap)
+		if (pvring_used(e.off_wrap & PVRING_WRAP) != q->used_state)
 			event -= q->size;
 		return ring_need_event(event, q->next_used, old);
 	default:
@@ -306,7 +333,7 @@ void packed_publish(struct queue *q)
 
 bool packed_has_avail(const struct queue *q)
 {
-	return is_avail(ring_load(&q->p.desc[q->next_avail].flags), q->avail_wrap);
+	return is_avail(ring_load(&q->p.desc[q->next_avail].flags), q->avail_state);
 }
 
 /*
@@ -327,7 +354,7 @@ void packed_enable_kick(struct queue *q)
 
 	q->kick_off = false;
 	if (q->event_idx) {
-		e.off_wrap = q->next_avail | (q->avail_wrap ? PVRING_WRAP : 0);
+		e.off_wrap = q->next_avail | (q->avail_state == pvring_avail(true) ? PVRING_WRAP : 0);
 		e.flags = PVRING_EVENT_DESC;
 	}
 	/* One store: the driver never sees the new flags with the old offset. */

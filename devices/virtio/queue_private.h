@@ -68,6 +68,20 @@ _Static_assert(sizeof(union pvring_event) == 4, "2.8.14");
 enum { PVRING_EVENT_ENABLE = 0, PVRING_EVENT_DISABLE = 1, PVRING_EVENT_DESC = 2 };
 #define PVRING_WRAP ((uint16_t)0x8000)
 
+/*
+ * §2.8.1: of an available descriptor AVAIL matches the driver's wrap counter and USED does not; of
+ * a used one both match the device's.
+ */
+enum { PVRING_STATE = VRING_DESC_AVAIL | VRING_DESC_USED };
+static inline uint16_t pvring_avail(bool wrap)
+{
+	return wrap ? VRING_DESC_AVAIL : VRING_DESC_USED;
+}
+static inline uint16_t pvring_used(bool wrap)
+{
+	return wrap ? PVRING_STATE : 0;
+}
+
 #define ring_load(p) __atomic_load_n(p, __ATOMIC_RELAXED)
 #define ring_load_acquire(p) __atomic_load_n(p, __ATOMIC_ACQUIRE)
 #define ring_store(p, v) __atomic_store_n(p, v, __ATOMIC_RELAXED)
@@ -120,7 +134,8 @@ struct queue {
 
 	bool broken;
 	bool kick_off;           /* the driver was told not to kick (no EVENT_IDX) */
-	bool avail_wrap, used_wrap; /* packed */
+	/* packed: AVAIL and USED as they stand in what is next (§2.8.1), by the wrap counters */
+	uint16_t avail_state, used_state;
 	uint16_t next_avail;     /* split: free-running; packed: offset */
 	uint16_t next_used;      /* as above; counts what is pushed, published or not */
 	uint16_t avail_seen;     /* split: the avail idx last loaded and found good */
@@ -151,6 +166,8 @@ struct chain *queue_take_fresh(struct queue *q);
 /* The chain that was taken is malformed: back with nothing, and -EPROTO, as queue_pop(). */
 int queue_refuse(struct queue *q, struct chain *c, const char *why);
 void queue_append_order(struct queue *q, struct chain *c);
+/* The region of RAM that holds it all; of size 0: none does. */
+const struct mem_ram *queue_find_ram(const struct queue *q, uint64_t addr, uint32_t len);
 
 /* A chain while its descriptors are collected; begins with .next = c->iov. */
 struct gather {
@@ -172,13 +189,13 @@ const char *queue_no_table(const struct queue *q, uint32_t len);
 void queue_dirty_ring(struct queue *q, const void *ring, size_t each, unsigned first, unsigned count);
 
 /*
- * Each format: map, pop, put a used entry and release the chain, publish, whether the driver wants
- * a call for one of the `unrung` entries, kicks, unpop.
+ * Each format: map, pop at most `max`, put used entries and release their chains, publish, whether
+ * the driver wants a call for one of the `unrung` entries, kicks, unpop.
  */
 bool split_map(struct queue *q);
-int split_pop(struct queue *q, struct chain **ret);
+int split_pop(struct queue *q, struct chain **ret, unsigned max);
 void split_unpop(struct queue *q);
-void split_put(struct queue *q, struct chain *c);
+void split_put(struct queue *q, struct chain **chains, unsigned n);
 void split_publish(struct queue *q);
 bool split_wants_call(const struct queue *q);
 bool split_has_avail(const struct queue *q);
@@ -186,33 +203,30 @@ void split_disable_kick(struct queue *q);
 void split_enable_kick(struct queue *q);
 
 bool packed_map(struct queue *q);
-int packed_pop(struct queue *q, struct chain **ret);
+int packed_pop(struct queue *q, struct chain **ret, unsigned max);
 void packed_unpop(struct queue *q, const struct chain *c);
-void packed_put(struct queue *q, struct chain *c);
+void packed_put(struct queue *q, struct chain **chains, unsigned n);
 void packed_publish(struct queue *q);
 bool packed_wants_call(const struct queue *q);
 bool packed_has_avail(const struct queue *q);
 void packed_disable_kick(struct queue *q);
 void packed_enable_kick(struct queue *q);
 
-/* Both sides are known: cursors to their starts, the writable one at `out`. */
-static inline void chain_start(struct chain *c, struct iovec *out, uint32_t in_len, uint32_t out_len)
+/* Both sides are known, in.left, out.iov and first_out are set: the cursors to their starts. */
+static inline void chain_start(struct chain *c, uint32_t out_len)
 {
 	c->user = NULL;
-	c->in = (struct cursor){ .iov = c->iov, .left = in_len };
-	c->out = c->wrote = (struct cursor){ .iov = out, .left = out_len };
-	c->out_total = out_len;
+	c->in.iov = c->iov;
+	c->in.off = c->out.off = 0;
+	c->out.left = c->out_total = c->unwritten = out_len;
 	c->tail = 0;
-	c->tail_written = c->done = false;
 }
 
-/* Popped: its head is busy, and with IN_ORDER it has its place. */
-static inline void queue_account(struct queue *q, struct chain *c)
+static inline void chain_start_empty(struct chain *c)
 {
-	q->busy[c->head] = true;
-	queue_count(q->stats.popped, 1);
-	if (seldom(q->in_order))
-		queue_append_order(q, c);
+	c->in.left = 0;
+	c->out.iov = c->first_out = c->iov;
+	chain_start(c, 0);
 }
 
 #endif

@@ -81,61 +81,41 @@ static __attribute__((noinline)) const char *walk(struct queue *q, const struct 
 	return "a chain longer than the queue (a loop?)";
 }
 
-/* Where the walk over the common chain is. */
-struct place {
-	const struct vring_desc *table, *d;
-	unsigned count;          /* of the table */
-	const struct iovec *end; /* as many buffers as a chain may have */
-	uint16_t flags;          /* of `d` */
-};
-
-enum side_end { CHAIN_ENDS, SIDE_ENDS, UNUSUAL };
-
-/* The buffers of one side; called once for each, so that neither loop asks which one it is in. */
-static inline enum side_end walk_side(const struct mem_ram *ram, struct gather *g, struct place *p, uint16_t side)
-{
-	while ((p->flags & (VRING_DESC_WRITE | VRING_DESC_INDIRECT)) == side) {
-		unsigned i;
-
-		if (!gather_piece(g, ram, ring_load(&p->d->addr), ring_load(&p->d->len)))
-			return UNUSUAL;
-		if (!(p->flags & VRING_DESC_NEXT))
-			return CHAIN_ENDS;
-		i = ring_load(&p->d->next);
-		if (seldom(i >= p->count || g->next == p->end))
-			return UNUSUAL;
-		p->d = &p->table[i];
-		p->flags = ring_load(&p->d->flags);
-	}
-	return SIDE_ENDS;
-}
-
 /* The common chain; see queue_hot.h. */
-static inline bool walk_quick(const struct queue *q, struct gather *g, unsigned i)
+static inline bool walk_quick(const struct queue *q, struct chain *c, struct quick *k, unsigned i)
 {
-	const struct mem_ram *ram = q->ram;
-	struct place p = { .table = q->s.desc, .d = &q->s.desc[i], .count = q->size };
-	enum side_end at;
+	const struct vring_desc *table = q->s.desc, *d = &table[i];
+	unsigned count = q->size;
+	unsigned flags = ring_load(&d->flags);
+	const struct iovec *end;
 
-	p.flags = ring_load(&p.d->flags);
-	if (p.flags == VRING_DESC_INDIRECT) {
-		const uint64_t addr = ring_load(&p.d->addr);
-		const uint32_t len = ring_load(&p.d->len);
+	if (flags == VRING_DESC_INDIRECT) {
+		const uint64_t addr = ring_load(&d->addr);
+		const uint32_t len = ring_load(&d->len);
 
-		p.d = p.table = mem_in(ram, gpa(addr), len);
-		p.count = len / sizeof(*p.table);
-		if (seldom(!p.table || !q->indirect || (addr % sizeof(uint64_t)) || len % sizeof(*p.table) ||
-			p.count > q->size))
+		table = d = mem_in(&k->ram, gpa(addr), len);
+		count = len / sizeof(*table);
+		if (seldom(!d || !q->indirect || ((addr % sizeof(uint64_t)) | (len % sizeof(*table))) ||
+			count > q->size))
 			return false;
-		p.flags = ring_load(&p.d->flags);
+		flags = ring_load(&d->flags);
 	}
-	p.end = g->next + p.count;
-	at = walk_side(ram, g, &p, 0);
-	if (at == SIDE_ENDS) {
-		gather_border(g);
-		at = walk_side(ram, g, &p, VRING_DESC_WRITE);
+	quick_begin(k, c);
+	/* As many buffers as a chain may have. */
+	end = k->last + count;
+	for (;;) {
+		unsigned next;
+
+		if (quick_turns(k, c, flags) || !quick_piece(k, q, ring_load(&d->addr), ring_load(&d->len)))
+			return false;
+		if (!(flags & VRING_DESC_NEXT))
+			return true;
+		next = ring_load(&d->next);
+		if (seldom(next >= count || k->last == end))
+			return false;
+		d = &table[next];
+		flags = ring_load(&d->flags);
 	}
-	return at == CHAIN_ENDS;
 }
 
 /* Load the avail idx. 1: there are chains, 0: none, -EPROTO. */
@@ -163,10 +143,10 @@ static __attribute__((noinline)) int pop_unusual(struct queue *q, struct chain *
 	struct gather g = { .next = c->iov };
 	const char *why = walk(q, c, &g);
 
-	return why ? queue_refuse(q, c, why) : queue_hand_out(q, c, &g, ret);
+	return why ? queue_refuse(q, c, why) : gather_hand_out(q, c, &g, ret);
 }
 
-int split_pop(struct queue *q, struct chain **ret)
+static inline int pop_one(struct queue *q, struct quick *k, struct chain **ret)
 {
 	struct chain *c;
 	uint16_t head;
@@ -178,18 +158,30 @@ int split_pop(struct queue *q, struct chain **ret)
 			return r;
 	}
 	head = ring_load(&q->s.avail->ring[q->next_avail & q->mask]);
-	if (head >= q->size)
+	if (seldom(head >= q->size))
 		return queue_break(q, "a head outside the descriptor table");
-	if (q->busy[head])
+	if (seldom(q->busy[head]))
 		return queue_break(q, "a head that is in flight already");
+	q->busy[head] = true;
 	c = queue_take(q);
 	c->head = head;
 	q->next_avail++;
-	struct gather g = { .next = c->iov };
-
-	if (!seldom(!walk_quick(q, &g, head)))
-		return queue_hand_out(q, c, &g, ret);
+	if (!seldom(!walk_quick(q, c, k, head)))
+		return quick_hand_out(q, c, k, ret);
 	return pop_unusual(q, c, ret);
+}
+
+int split_pop(struct queue *q, struct chain **ret, unsigned max)
+{
+	struct quick k = { .ram = *q->ram };
+	struct chain **next = ret, **end = ret + max;
+	int r;
+
+	do
+		r = pop_one(q, &k, next);
+	while (r == 1 && ++next != end);
+	queue_count(q->stats.popped, next - ret);
+	return next != ret ? (int)(next - ret) : r;
 }
 
 void split_unpop(struct queue *q)
@@ -197,15 +189,25 @@ void split_unpop(struct queue *q)
 	q->next_avail--;
 }
 
-void split_put(struct queue *q, struct chain *c)
+void split_put(struct queue *q, struct chain **chains, unsigned n)
 {
-	struct vring_used_elem *e = &q->s.used->ring[q->next_used & q->mask];
+	struct vring_used_elem *ring = q->s.used->ring;
+	struct chain *free = q->free;
+	bool *busy = q->busy;
+	uint16_t at = q->next_used, mask = q->mask;
 
-	ring_store(&e->id, c->head);
-	ring_store(&e->len, chain_written(c));
-	q->next_used++;
-	q->pending++;
-	queue_release(q, c);
+	for (unsigned i = 0; i < n; i++) {
+		struct chain *c = chains[i];
+		struct vring_used_elem *e = &ring[at++ & mask];
+
+		ring_store(&e->id, c->head);
+		ring_store(&e->len, chain_written(c));
+		queue_release(busy, &free, c);
+	}
+	q->free = free;
+	q->next_used = at;
+	q->pending += (uint16_t)n;
+	queue_count(q->stats.returned, n);
 }
 
 void split_publish(struct queue *q)

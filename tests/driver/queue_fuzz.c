@@ -6,7 +6,7 @@
 #include "tests/driver/harness.h"
 #include "vmm/log.h"
 
-enum { SIZE_MAX_LOG2 = 4, FLIGHT = 1 << SIZE_MAX_LOG2, TABLES_SIZE = 2048 };
+enum { SIZE_MAX_LOG2 = 4, FLIGHT = 1 << SIZE_MAX_LOG2, TABLES_SIZE = 2048, BATCH_MAX = 4 };
 
 struct input {
 	const uint8_t *at, *end;
@@ -110,22 +110,40 @@ static void use(struct chain *c, struct input *in)
 	must(chain_written(c) >= (r >= 0 && (v >> 8 & 7) == 1 ? n : 0));
 }
 
-static void pop(struct run *r)
+/* One, or as many as `max`. */
+static void pop(struct run *r, unsigned max)
 {
 	bool was_broken = queue_broken(r->h->q);
-	struct chain *c = NULL;
-	int got = queue_pop(r->h->q, &c);
+	struct chain *c[BATCH_MAX] = { NULL };
+	int got = max > 1 ? queue_pop_batch(r->h->q, c, max) : queue_pop(r->h->q, c);
 
-	must(got == 0 || got == 1 || got == -EPROTO);
-	must((got == 1) == (c != NULL));
-	must((got == -EPROTO) == queue_broken(r->h->q) && (!was_broken || got == -EPROTO));
-	if (got == 1) {
+	must(got == -EPROTO || (got >= 0 && got <= (int)max));
+	must(got != -EPROTO || queue_broken(r->h->q));
+	must(!was_broken || got == -EPROTO);
+	/* Those before a bad one were handed out. */
+	must(got > 0 || (got == -EPROTO) == queue_broken(r->h->q));
+	for (int i = 0; i < (int)BATCH_MAX; i++)
+		must((i < got) == (c[i] != NULL));
+	for (int i = 0; i < got; i++) {
 		must(r->n < queue_size(r->h->q));
-		must(chain_in_left(c) + chain_out_left(c) > 0 && !chain_user(c) && !chain_written(c));
-		chain_set_user(c, r);
-		r->flight[r->n++] = c;
+		must(chain_in_left(c[i]) + chain_out_left(c[i]) > 0 && !chain_user(c[i]) && !chain_written(c[i]));
+		chain_set_user(c[i], r);
+		r->flight[r->n++] = c[i];
 		r->last_popped = true;
 	}
+}
+
+static void push_some(struct run *r, unsigned n)
+{
+	n = MIN(n, r->n);
+	for (unsigned i = 0; i < n; i++)
+		must(chain_user(r->flight[i]) == r);
+	if (!n)
+		return;
+	queue_push_batch(r->h->q, r->flight, n);
+	memmove(r->flight, r->flight + n, (r->n - n) * sizeof(r->flight[0]));
+	r->n -= n;
+	r->last_popped = false;
 }
 
 static void push(struct run *r, unsigned which)
@@ -187,8 +205,11 @@ static void step(struct run *r, struct input *in)
 	case 4:
 		poke(r->h, in, op & 0x10 ? HARNESS_AVAIL : HARNESS_USED);
 		break;
-	case 5: case 6:
-		pop(r);
+	case 5:
+		pop(r, 1);
+		break;
+	case 6:
+		pop(r, 1 + (op >> 4 & 3));
 		break;
 	case 7:
 		if (r->n)
@@ -214,6 +235,8 @@ static void step(struct run *r, struct input *in)
 	case 12:
 		if (op == 0x1c)
 			reopen(r);
+		else
+			push_some(r, op >> 4 & 7);
 		break;
 	default:
 		honest(r->h, in);
