@@ -61,6 +61,7 @@ static void blk_queue_stop(struct virtio_device *dev, struct queue *q)
 	/* After that: a write that a zone refused is looked at by the slow thread. */
 	blk_slow_stop(bq);
 	blk->disk->ops->queue_detach(bq->disk_queue);
+	blk_push_finished(bq);
 	queue_flush(q);
 	bq->queue = NULL;
 }

@@ -23,6 +23,7 @@ enum {
 	/* a buffer may lie across the border of two regions of memory */
 	BLK_IOV_EXTRA = 4,
 	BLK_SERIAL_LEN = 20,          /* §5.2.6 */
+	BLK_BATCH = 32,               /* chains that are popped, or pushed, in one go */
 	BLK_DISCARD_MAX = 1 << 22,
 	/* bounds the time that one of them takes where zeroes are written by hand */
 	BLK_ZEROES_MAX = 1 << 17,
@@ -144,11 +145,13 @@ enum blk_on_error { BLK_ON_ERROR_ENOSPC, BLK_ON_ERROR_REPORT, BLK_ON_ERROR_PAUSE
 
 struct blk_queue {
 	struct blk *blk;              /* const */
+	const struct disk_ops *ops;   /* owner; the disk's, nearer */
 	struct disk_queue *disk_queue;/* const */
 	struct blk_request *requests; /* const; as many as the queue has descriptors at most */
 	struct iovec *iov;            /* const */
 	struct blk_request *free;     /* owner */
 	struct queue *queue;          /* owner; NULL while stopped */
+	bool stable;                  /* owner; writes of this batch are done when stable */
 	bool in_handle;               /* owner; the caller of handle() flushes the queue */
 	bool zoned;                   /* owner; the driver knows zones */
 	int timer_fd;                 /* const */
@@ -161,6 +164,8 @@ struct blk_queue {
 	unsigned retried;             /* owner; the count of blk->retries that was obeyed */
 	bool stopping;                /* owner; nothing is held any more */
 	uint64_t armed;               /* owner; when the timer rings, 0: not set by us */
+	unsigned nfinished;           /* owner; of `finished`, those with a status that were not pushed yet */
+	struct chain *finished[BLK_BATCH];
 };
 
 struct blk {
@@ -193,8 +198,10 @@ void blk_on_batch_done(void *ctx);
 bool blk_poll(struct virtio_device *dev, struct queue *q);
 
 uint8_t blk_status_of(int result);
-/* As blk_request.c ends a request. */
+/* As blk_request.c ends one. Who calls it outside of blk_handle() pushes before he flushes. */
 void blk_finish(struct blk_queue *bq, struct blk_request *rq, size_t wrote, uint8_t status);
+/* Give back what is finished. */
+void blk_push_finished(struct blk_queue *bq);
 /* Segments of a discard or its like, all of them good: BLK_S_OK. */
 int blk_take_ranges(struct blk_queue *bq, struct blk_request *rq, enum disk_op op);
 /* Do a request that was held as if it had just been popped. The caller submits and flushes. */

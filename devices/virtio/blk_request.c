@@ -31,11 +31,25 @@ static struct blk_request *request_take(struct blk_queue *bq, struct chain *chai
 	return rq;
 }
 
-static __attribute__((noinline)) void push_unusual(struct blk_queue *bq, struct chain *c, size_t wrote,
+/* What is finished goes back in one go; at the latest when the disk says that its batch ends. */
+void __attribute__((noinline)) blk_push_finished(struct blk_queue *bq)
+{
+	queue_push_batch(bq->queue, bq->finished, bq->nfinished);
+	bq->nfinished = 0;
+}
+
+static inline void chain_finished(struct blk_queue *bq, struct chain *c)
+{
+	bq->finished[bq->nfinished++] = c;
+	if (seldom(bq->nfinished == BLK_BATCH))
+		blk_push_finished(bq);
+}
+
+static __attribute__((noinline)) void finish_unusual(struct blk_queue *bq, struct chain *c, size_t wrote,
 	uint8_t status)
 {
 	chain_finish(c, wrote, status);
-	queue_push(bq->queue, c);
+	chain_finished(bq, c);
 }
 
 /* `wrote`: bytes of data that a read brought, all or none. */
@@ -45,10 +59,10 @@ static inline void request_finish(struct blk_queue *bq, struct blk_request *rq, 
 
 	rq->next = bq->free;
 	bq->free = rq;
-	if (chain_finish_quick(c, wrote, status))
-		queue_push(bq->queue, c);
+	if (seldom(!chain_finish_quick(c, wrote, status)))
+		finish_unusual(bq, c, wrote, status);
 	else
-		push_unusual(bq, c, wrote, status);
+		chain_finished(bq, c);
 }
 
 uint8_t blk_status_of(int result)
@@ -81,7 +95,7 @@ void blk_on_done(void *ctx, struct disk_request *disk_rq, int result)
 {
 	struct blk_request *rq = container_of(disk_rq, struct blk_request, disk);
 
-	if (seldom(result || rq->nranges)) {
+	if (seldom((unsigned)result | rq->nranges)) {
 		done_seldom(ctx, rq, result);
 		return;
 	}
@@ -95,9 +109,11 @@ void blk_on_batch_done(void *ctx)
 	/*
 	 * Ranges that were started by done() are sent by the disk, which is above us on the stack.
 	 */
-	bq->blk->disk->ops->submit(bq->disk_queue);
-	if (!bq->in_handle)
-		queue_flush(bq->queue);
+	bq->ops->submit(bq->disk_queue);
+	if (bq->in_handle)
+		return;
+	blk_push_finished(bq);
+	queue_flush(bq->queue);
 }
 
 /* --- starting: each returns a status at once, or STARTED and blk_on_done() will --- */
@@ -114,7 +130,7 @@ static bool writes_are_stable(const struct blk *blk)
 
 static int start(struct blk_queue *bq, struct blk_request *rq)
 {
-	int r = bq->blk->disk->ops->start(bq->disk_queue, &rq->disk);
+	int r = bq->ops->start(bq->disk_queue, &rq->disk);
 
 	return r ? blk_status_of(r) : STARTED;
 }
@@ -125,31 +141,32 @@ static int nothing_to_transfer(const struct blk *blk, enum disk_op op, uint64_t 
 	return offset > blk_size(blk) || (op == DISK_WRITE && blk->info.readonly) ? BLK_S_IOERR : BLK_S_OK;
 }
 
-static int start_transfer(struct blk_queue *bq, struct blk_request *rq, enum disk_op op,
+/* Compiled once for each `op`. The disk itself checks the range; it is not asked for nothing. */
+static inline int start_transfer(struct blk_queue *bq, struct blk_request *rq, struct chain *c, enum disk_op op,
 	uint64_t sector)
 {
-	bool in = op == DISK_READ;
-	size_t len = in ? chain_out_left(rq->chain) : chain_in_left(rq->chain);
+	const bool in = op == DISK_READ;
+	const size_t len = in ? chain_out_left(c) : chain_in_left(c);
+	const int max = (int)bq->blk->max_iov;
+	struct iovec *iov = rq->iov;
 	uint64_t offset;
 	int n;
 
-	/* The disk itself checks the range; but it is not asked where there is nothing to do. */
-	if (len % BLK_SECTOR || mul_overflows(sector, BLK_SECTOR, &offset))
+	if (mul_overflows(sector, BLK_SECTOR, &offset))
 		return BLK_S_IOERR;
-	if (!len)
+	if (seldom(!len))
 		return nothing_to_transfer(bq->blk, op, offset);
-	n = in ? chain_iov_out(rq->chain, len, rq->iov, (int)bq->blk->max_iov) :
-		chain_iov_in(rq->chain, len, rq->iov, (int)bq->blk->max_iov);
+	n = in ? chain_iov_out(c, len, iov, max) : chain_iov_in(c, len, iov, max);
 	if (n < 0)
 		return BLK_S_IOERR;
 	if (seldom(bq->zoned) && blk_zoned_crosses(bq->blk, offset, len))
 		return BLK_S_ZONE_INVALID_CMD;
 	rq->disk.op = op;
 	rq->disk.unmap = false;
-	rq->disk.sync = !in && writes_are_stable(bq->blk);
+	rq->disk.sync = !in && bq->stable;
 	rq->disk.offset = offset;
 	rq->disk.len = len;
-	rq->disk.iov = rq->iov;
+	rq->disk.iov = iov;
 	rq->disk.iovcnt = n;
 	return start(bq, rq);
 }
@@ -199,7 +216,7 @@ static int start_range(struct blk_queue *bq, struct blk_request *rq)
 		rq->disk.offset = range->sector * BLK_SECTOR;
 		rq->disk.len = (uint64_t)range->num_sectors * BLK_SECTOR;
 		rq->disk.unmap = range->flags & BLK_RANGE_UNMAP;
-		return bq->blk->disk->ops->start(bq->disk_queue, &rq->disk);
+		return bq->ops->start(bq->disk_queue, &rq->disk);
 	}
 	return 1;
 }
@@ -271,14 +288,9 @@ static const struct {
 	{ BLK_T_ZONE_RESET_ALL, BLK_F_ZONED, blk_begin_zone_manage },
 };
 
-static int begin(struct blk_queue *bq, struct blk_request *rq)
+static __attribute__((noinline)) int begin_seldom(struct blk_queue *bq, struct blk_request *rq,
+	struct blk_header h)
 {
-	struct blk_header h;
-
-	if (chain_read(rq->chain, &h, sizeof(h)))
-		return BLK_S_IOERR;
-	if (h.type == BLK_T_IN || h.type == BLK_T_OUT)
-		return start_transfer(bq, rq, h.type == BLK_T_IN ? DISK_READ : DISK_WRITE, h.sector);
 	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
 		if (kinds[i].type != h.type)
 			continue;
@@ -287,6 +299,23 @@ static int begin(struct blk_queue *bq, struct blk_request *rq)
 		return kinds[i].begin(bq, rq, &h);
 	}
 	return BLK_S_UNSUPP;
+}
+
+static inline int begin(struct blk_queue *bq, struct blk_request *rq, struct chain *c)
+{
+	/* Either filled or not looked at. */
+	struct blk_header h __attribute__((uninitialized));
+
+	if (chain_read(c, &h, sizeof(h)))
+		return BLK_S_IOERR;
+	switch (h.type) {
+	case BLK_T_IN:
+		return start_transfer(bq, rq, c, DISK_READ, h.sector);
+	case BLK_T_OUT:
+		return start_transfer(bq, rq, c, DISK_WRITE, h.sector);
+	default:
+		return begin_seldom(bq, rq, h);
+	}
 }
 
 void blk_finish(struct blk_queue *bq, struct blk_request *rq, size_t wrote, uint8_t status)
@@ -300,7 +329,25 @@ void blk_begin_again(struct blk_queue *bq, struct blk_request *rq)
 
 	chain_rewind(rq->chain);
 	rq->nranges = rq->range = 0;
-	r = begin(bq, rq);
+	r = begin(bq, rq, rq->chain);
+	if (r != STARTED)
+		request_finish(bq, rq, 0, (uint8_t)r);
+}
+
+static inline void serve(struct blk_queue *bq, struct chain *chain, bool limited)
+{
+	struct blk_request *rq;
+	int r;
+
+	if (seldom(chain_reserve_tail(chain, 1))) {
+		log_guest(LOG_WARN, "%s: a request without room for its status", bq->blk->dev.id);
+		queue_push(bq->queue, chain);
+		return;
+	}
+	rq = request_take(bq, chain);
+	r = begin(bq, rq, chain);
+	if (seldom(limited))
+		blk_charge(bq, r == STARTED ? rq : NULL);
 	if (r != STARTED)
 		request_finish(bq, rq, 0, (uint8_t)r);
 }
@@ -309,35 +356,29 @@ int blk_handle(struct virtio_device *dev, struct queue *q)
 {
 	struct blk_queue *bq = &container_of(dev, struct blk, dev)->queues[queue_index(q)];
 	const bool limited = atomic_load_explicit(&bq->blk->limited, memory_order_relaxed);
-	struct blk_request *rq;
-	struct chain *chain;
-	int r = 0;
+	struct chain *chains[BLK_BATCH];
+	int n = 1;
 
+	bq->ops = bq->blk->disk->ops;
 	bq->in_handle = true;
-	for (unsigned n = queue_size(q); n; n--) {
+	for (unsigned left = queue_size(q); left; left -= (unsigned)n) {
+		/* One by one: what the limit does not let through stays in the ring. */
 		if (seldom(limited) && !blk_may_go(bq)) {
-			r = 0;
+			n = 0;
 			break;
 		}
-		r = queue_pop(q, &chain);
-		if (r <= 0)
+		n = queue_pop_batch(q, chains, limited ? 1 : MIN(left, BLK_BATCH));
+		if (n <= 0)
 			break;
-		if (chain_reserve_tail(chain, 1)) {
-			log_guest(LOG_WARN, "%s: a request without room for its status", dev->id);
-			queue_push(q, chain);
-			continue;
-		}
-		rq = request_take(bq, chain);
-		r = begin(bq, rq);
-		if (seldom(limited))
-			blk_charge(bq, r == STARTED ? rq : NULL);
-		if (r != STARTED)
-			request_finish(bq, rq, 0, (uint8_t)r);
-		r = 1;
+		/* After the pop: who changes it and then makes requests available has it. */
+		bq->stable = writes_are_stable(bq->blk);
+		for (int i = 0; i < n; i++)
+			serve(bq, chains[i], limited);
 	}
-	bq->blk->disk->ops->submit(bq->disk_queue);
+	bq->ops->submit(bq->disk_queue);
+	blk_push_finished(bq);
 	bq->in_handle = false;
-	return r;
+	return MIN(n, 1);
 }
 
 bool blk_poll(struct virtio_device *dev, struct queue *q)

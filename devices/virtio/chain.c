@@ -186,10 +186,9 @@ void chain_rewind(struct chain *c)
 {
 	uint32_t in = 0;
 
-	assert(c->wrote.left == c->out_total);
-	c->out = c->wrote;
-	c->out.left -= c->tail;
-	for (const struct iovec *v = c->iov; v < c->wrote.iov; v++)
+	assert(c->unwritten == c->out_total);
+	for (const struct iovec *v = c->iov; v < c->first_out; v++)
 		in += (uint32_t)v->iov_len;
 	c->in = (struct cursor){ .iov = c->iov, .left = in };
+	c->out = (struct cursor){ .iov = c->first_out, .left = c->out_total - c->tail };
 }
