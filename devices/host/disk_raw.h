@@ -58,12 +58,23 @@ struct raw_op {
 	int iovcnt;
 };
 
+/* Of a request, what its next operation is. */
+enum raw_phase { RAW_PHASE_TRANSFER, RAW_PHASE_RANGE, RAW_PHASE_ZEROES, RAW_PHASE_SYNC };
+
 /*
  * disk_raw_op.c. `begin` when the request starts, then next → (kernel) → result until RAW_DONE.
  * `res`: bytes or -errno.
  */
 enum raw_verdict { RAW_DONE, RAW_AGAIN };
 void raw_op_begin(const struct raw_disk *d, struct disk_request *rq);
+/* The same for a read or write, whose first step is the transfer. */
+static inline void raw_transfer_begin(struct disk_request *rq)
+{
+	rq->done_so_far = 0;
+	rq->phase = RAW_PHASE_TRANSFER;
+	rq->tries = 0;
+	rq->buffered = false;
+}
 struct raw_op raw_op_next(const struct raw_disk *d, struct disk_request *rq);
 enum raw_verdict raw_op_result(struct raw_disk *d, struct disk_request *rq, ssize_t res,
 	int *ret_result);

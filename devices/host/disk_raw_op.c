@@ -13,28 +13,23 @@
 
 enum { TRIES_MAX = 16 }; /* EINTR and EAGAIN without progress */
 
-enum phase { PHASE_TRANSFER, PHASE_RANGE, PHASE_ZEROES, PHASE_SYNC };
-
 void raw_op_begin(const struct raw_disk *d, struct disk_request *rq)
 {
-	rq->done_so_far = 0;
-	rq->tries = 0;
-	rq->buffered = false;
+	raw_transfer_begin(rq);
 	switch (rq->op) {
 	case DISK_READ:
 	case DISK_WRITE:
-		rq->phase = PHASE_TRANSFER;
 		break;
 	case DISK_FLUSH:
-		rq->phase = PHASE_SYNC;
+		rq->phase = RAW_PHASE_SYNC;
 		break;
 	case DISK_DISCARD:
-		rq->phase = PHASE_RANGE;
+		rq->phase = RAW_PHASE_RANGE;
 		break;
 	case DISK_WRITE_ZEROES:
-		rq->phase = PHASE_RANGE;
+		rq->phase = RAW_PHASE_RANGE;
 		if (!rq->unmap && atomic_load_explicit(&d->no_zero_range, memory_order_relaxed))
-			rq->phase = PHASE_ZEROES;
+			rq->phase = RAW_PHASE_ZEROES;
 		break;
 	}
 }
@@ -59,8 +54,8 @@ struct raw_op raw_op_next(const struct raw_disk *d, struct disk_request *rq)
 		.len = rq->len - rq->done_so_far,
 	};
 
-	switch ((enum phase)rq->phase) {
-	case PHASE_TRANSFER:
+	switch ((enum raw_phase)rq->phase) {
+	case RAW_PHASE_TRANSFER:
 		op.kind = rq->op == DISK_READ ? OP_READ : OP_WRITE;
 		op.iov = rq->iov;
 		op.iovcnt = rq->iovcnt;
@@ -68,17 +63,17 @@ struct raw_op raw_op_next(const struct raw_disk *d, struct disk_request *rq)
 		if (!rq->buffered)
 			op.file = FILE_MAIN;
 		break;
-	case PHASE_RANGE:
+	case RAW_PHASE_RANGE:
 		op.kind = OP_FALLOCATE;
 		op.mode = FALLOC_FL_KEEP_SIZE;
 		op.mode |= rq->op == DISK_DISCARD || rq->unmap ?
 			FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE;
 		break;
-	case PHASE_ZEROES:
+	case RAW_PHASE_ZEROES:
 		op.kind = OP_ZEROES;
 		op.len = MIN(op.len, (uint64_t)RAW_ZERO_BYTES);
 		break;
-	case PHASE_SYNC:
+	case RAW_PHASE_SYNC:
 		op.kind = OP_SYNC;
 		break;
 	}
@@ -110,7 +105,7 @@ static enum raw_verdict op_succeeded(struct disk_request *rq)
 {
 	if (rq->op == DISK_READ || !rq->sync)
 		return RAW_DONE;
-	rq->phase = PHASE_SYNC;
+	rq->phase = RAW_PHASE_SYNC;
 	rq->tries = 0;
 	return RAW_AGAIN;
 }
@@ -118,7 +113,7 @@ static enum raw_verdict op_succeeded(struct disk_request *rq)
 static enum raw_verdict transfer_result(const struct raw_disk *d, struct disk_request *rq,
 	ssize_t res, int *result)
 {
-	if (res == -EINVAL && rq->phase == PHASE_TRANSFER && d->direct && !rq->buffered) {
+	if (res == -EINVAL && rq->phase == RAW_PHASE_TRANSFER && d->direct && !rq->buffered) {
 		/*
 		 * The kernel is stricter about alignment than it said; a guest must not see that.
 		 */
@@ -136,7 +131,7 @@ static enum raw_verdict transfer_result(const struct raw_disk *d, struct disk_re
 		return RAW_DONE;
 	}
 	rq->tries = 0;
-	if (rq->phase == PHASE_TRANSFER)
+	if (rq->phase == RAW_PHASE_TRANSFER)
 		iov_advance(rq, (size_t)res);
 	rq->done_so_far += MIN((uint64_t)res, rq->len - rq->done_so_far);
 	return rq->done_so_far < rq->len ? RAW_AGAIN : op_succeeded(rq);
@@ -154,7 +149,7 @@ static enum raw_verdict range_result(struct raw_disk *d, struct disk_request *rq
 	if (cannot && rq->op == DISK_WRITE_ZEROES) {
 		if (res == -EOPNOTSUPP && !rq->unmap)
 			atomic_store_explicit(&d->no_zero_range, true, memory_order_relaxed);
-		rq->phase = PHASE_ZEROES;
+		rq->phase = RAW_PHASE_ZEROES;
 		return RAW_AGAIN;
 	}
 	*result = (int)res;
@@ -180,13 +175,13 @@ enum raw_verdict raw_op_result(struct raw_disk *d, struct disk_request *rq, ssiz
 	*result = 0;
 	if ((res == -EINTR || res == -EAGAIN) && ++rq->tries < TRIES_MAX)
 		return RAW_AGAIN;
-	switch ((enum phase)rq->phase) {
-	case PHASE_TRANSFER:
-	case PHASE_ZEROES:
+	switch ((enum raw_phase)rq->phase) {
+	case RAW_PHASE_TRANSFER:
+	case RAW_PHASE_ZEROES:
 		return transfer_result(d, rq, res, result);
-	case PHASE_RANGE:
+	case RAW_PHASE_RANGE:
 		return range_result(d, rq, res, result);
-	case PHASE_SYNC:
+	case RAW_PHASE_SYNC:
 		break;
 	}
 	return sync_result(d, res, result);

@@ -32,7 +32,6 @@
 #include "devices/host/disk_ring.h"
 
 enum {
-	REAP_BATCH = 64,
 	/* of enter and reap in one submit(), then the loop gets its turn */
 	ROUNDS_MAX = 8,
 };
@@ -45,9 +44,9 @@ struct disk_queue {
 	unsigned depth;              /* const */
 	bool has_ring;               /* const */
 	struct io_uring ring;        /* owner */
-	bool enabled, inside;        /* owner; inside: submit() is on the stack */
 	unsigned in_flight;          /* owner; started, not done */
-	unsigned finished;           /* owner; done calls since the last batch_done */
+	bool enabled, inside;        /* owner; inside: submit() is on the stack */
+	bool finished;               /* owner; done was called since the last batch_done */
 	struct disk_request *head, **tail; /* owner; to be executed next, without a ring */
 	/* owner; NULL while detached, and for owners that only drain */
 	struct loop *loop;
@@ -115,7 +114,7 @@ static ssize_t op_execute(const struct raw_disk *d, const struct raw_op *op)
 static void finish(struct disk_queue *q, struct disk_request *rq, int result)
 {
 	q->in_flight--;
-	q->finished++;
+	q->finished = true;
 	q->events.done(q->events.ctx, rq, result);
 }
 
@@ -143,24 +142,44 @@ static void issue(struct disk_queue *q, struct disk_request *rq)
 	io_uring_sqe_set_data(sqe, rq);
 }
 
+/* The first 8 bytes of an entry. */
+struct sqe_head {
+	uint8_t opcode, flags;
+	uint16_t ioprio;
+	int32_t fd;
+};
+_Static_assert(offsetof(struct io_uring_sqe, fd) == offsetof(struct sqe_head, fd), "io_uring.h");
+
 /*
- * What raw_op_next() and issue() do for a transfer that begins, where its buffer is one piece and
- * good for the file: nearly all are. false: it is another one.
+ * What raw_op_begin(), raw_op_next() and issue() do for a transfer that begins, where its buffer is
+ * one piece and good for the file: nearly all are. false: it is another one.
+ *
+ * An entry keeps what it was last used for, and what no operation of ours sets stays 0; so only the
+ * first 40 bytes are written. There is always one free, see issue().
  */
 static inline bool issue_transfer(struct disk_queue *q, struct disk_request *rq)
 {
+	static const struct sqe_head heads[] = {
+		[DISK_READ] = { IORING_OP_READ, IOSQE_FIXED_FILE, 0, FILE_MAIN },
+		[DISK_WRITE] = { IORING_OP_WRITE, IOSQE_FIXED_FILE, 0, FILE_MAIN },
+	};
 	const struct raw_disk *d = q->disk;
 	const struct iovec *v = rq->iov;
+	struct io_uring_sq *sq = &q->ring.sq;
 	struct io_uring_sqe *sqe;
 
 	if (!q->has_ring || rq->op > DISK_WRITE || rq->iovcnt != 1 || v->iov_len > INT_MAX ||
 		(((rq->offset | rq->len) & d->file_mask) | ((uintptr_t)v->iov_base & d->mem_mask)))
 		return false;
-	sqe = io_uring_get_sqe(&q->ring);
-	io_uring_prep_rw(rq->op == DISK_READ ? IORING_OP_READ : IORING_OP_WRITE, sqe, FILE_MAIN, v->iov_base,
-		(unsigned)v->iov_len, rq->offset);
-	sqe->flags = IOSQE_FIXED_FILE;
-	io_uring_sqe_set_data(sqe, rq);
+	raw_transfer_begin(rq);
+	q->in_flight++;
+	sqe = &sq->sqes[sq->sqe_tail++ & sq->ring_mask];
+	memcpy(sqe, &heads[rq->op], sizeof(heads[0]));
+	sqe->off = rq->offset;
+	sqe->addr = (uintptr_t)v->iov_base;
+	sqe->len = (uint32_t)v->iov_len;
+	sqe->rw_flags = 0;
+	sqe->user_data = (uintptr_t)rq;
 	return true;
 }
 
@@ -174,34 +193,34 @@ static void take_result(struct disk_queue *q, struct disk_request *rq, ssize_t r
 		finish(q, rq, result);
 }
 
-/* A whole transfer in one operation, with nothing to follow. */
+/* A whole transfer in one operation, with nothing to follow; its length is no error's number. */
 static inline bool all_done(const struct disk_request *rq, int res)
 {
-	return res > 0 && (uint64_t)res == rq->len && rq->op <= DISK_WRITE && !rq->sync;
+	return (uint64_t)(int64_t)res == rq->len && rq->op <= DISK_WRITE && !rq->sync;
 }
 
+/* In place: what done() starts meanwhile goes to the other ring, and nobody else reaps. */
 static void reap(struct disk_queue *q)
 {
-	unsigned head, n;
+	struct io_uring_cq *cq = &q->ring.cq;
+	const struct io_uring_cqe *cqes = cq->cqes;
+	const unsigned mask = cq->ring_mask;
+	unsigned head = *cq->khead, tail;
 
-	do {
-		struct io_uring_cqe *cqe;
+	/* Acquire: the entries before the tail that the kernel released. */
+	while (head != (tail = __atomic_load_n(cq->ktail, __ATOMIC_ACQUIRE))) {
+		for (; head != tail; head++) {
+			const struct io_uring_cqe *cqe = &cqes[head & mask];
+			struct disk_request *rq = (struct disk_request *)(uintptr_t)cqe->user_data;
 
-		n = 0;
-		/* In place: what done() starts meanwhile goes to the other ring. */
-		io_uring_for_each_cqe(&q->ring, head, cqe) {
-			struct disk_request *rq = io_uring_cqe_get_data(cqe);
-			int res = cqe->res;
-
-			if (all_done(rq, res))
+			if (all_done(rq, cqe->res))
 				finish(q, rq, 0);
 			else
-				take_result(q, rq, res);
-			if (++n == REAP_BATCH)
-				break;
+				take_result(q, rq, cqe->res);
 		}
-		io_uring_cq_advance(&q->ring, n);
-	} while (n == REAP_BATCH);
+		/* Release: the kernel may write over them from here on. */
+		__atomic_store_n(cq->khead, head, __ATOMIC_RELEASE);
+	}
 }
 
 /* The same of a device that has words of its own for what came of a command. */
@@ -246,7 +265,7 @@ static void batch_done(struct disk_queue *q)
 {
 	if (!q->finished)
 		return;
-	q->finished = 0;
+	q->finished = false;
 	q->events.batch_done(q->events.ctx);
 }
 
@@ -308,6 +327,14 @@ static void on_ring(void *ctx, unsigned events)
 	rounds(ctx, false);
 }
 
+static __attribute__((noinline)) int start_unusual(struct disk_queue *q, struct disk_request *rq)
+{
+	raw_op_begin(q->disk, rq);
+	q->in_flight++;
+	issue(q, rq);
+	return 0;
+}
+
 int raw_queue_start(struct disk_queue *q, struct disk_request *rq)
 {
 	int r = disk_check(&q->disk->info, rq);
@@ -316,11 +343,7 @@ int raw_queue_start(struct disk_queue *q, struct disk_request *rq)
 		return r;
 	if (q->in_flight == q->depth)
 		return -EBUSY;
-	raw_op_begin(q->disk, rq);
-	q->in_flight++;
-	if (!issue_transfer(q, rq))
-		issue(q, rq);
-	return 0;
+	return issue_transfer(q, rq) ? 0 : start_unusual(q, rq);
 }
 
 void raw_queue_submit(struct disk_queue *q)
