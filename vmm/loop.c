@@ -59,6 +59,7 @@ struct loop {
 	struct loop_source *wake;
 	struct loop_source *sources; /* owner */
 	bool any_dead;               /* owner */
+	struct loop_idle *idle;      /* owner */
 	_Atomic bool stop;
 	pthread_mutex_t lock;        /* guards head, tail, spare_messages */
 	struct message *head, **tail;
@@ -389,12 +390,39 @@ static void dispatch(struct loop_source *s, uint32_t events)
 		s->simple(s->ctx);
 }
 
+void loop_add_idle(struct loop *loop, struct loop_idle *idle)
+{
+	idle->next = loop->idle;
+	loop->idle = idle;
+}
+
+void loop_remove_idle(struct loop *loop, struct loop_idle *idle)
+{
+	for (struct loop_idle **p = &loop->idle; *p; p = &(*p)->next) {
+		if (*p == idle) {
+			*p = idle->next;
+			return;
+		}
+	}
+}
+
+/* True: one of them has more to do. */
+static bool call_idle(const struct loop *loop)
+{
+	bool more = false;
+
+	for (const struct loop_idle *i = loop->idle; i; i = i->next)
+		more |= i->fn(i->ctx);
+	return more;
+}
+
 int loop_run(struct loop *loop)
 {
 	struct epoll_event ev[EVENTS_PER_ROUND];
+	bool more = false;
 
 	while (!atomic_load_explicit(&loop->stop, memory_order_acquire)) {
-		int n = epoll_pwait(loop->epoll_fd, ev, EVENTS_PER_ROUND, -1, NULL);
+		int n = epoll_pwait(loop->epoll_fd, ev, EVENTS_PER_ROUND, more ? 0 : -1, NULL);
 
 		if (n < 0 && errno != EINTR)
 			return -errno;
@@ -402,6 +430,7 @@ int loop_run(struct loop *loop)
 			dispatch(ev[i].data.ptr, ev[i].events);
 		if (loop->any_dead)
 			bury(loop);
+		more = call_idle(loop);
 	}
 	drain_messages(loop);
 	/* The stop is used up: the loop may be run again. */

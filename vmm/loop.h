@@ -62,6 +62,20 @@ int loop_timer_add(struct loop *loop, loop_timer_fn *fn, void *ctx, struct loop_
 void loop_timer_set(struct loop_source *timer, uint64_t ns, uint64_t period_ns);
 
 /*
+ * Called at the end of each round, before the loop sleeps, for owners that rather look for a while.
+ * True: there may be more, so the loop does not sleep, but serves what else is ready and calls
+ * again. The struct is the caller's, untouched until removed; not removed from within a call.
+ */
+struct loop_idle {
+	bool (*fn)(void *ctx);
+	void *ctx;
+	struct loop_idle *next;
+};
+void loop_add_idle(struct loop *loop, struct loop_idle *idle);
+/* One that was not added does nothing. */
+void loop_remove_idle(struct loop *loop, struct loop_idle *idle);
+
+/*
  * Run `fn(ctx)` on the owner's thread, in order of posting. Any thread. Returns -ENOMEM, nothing
  * posted. Messages posted before loop_stop() are all delivered before loop_run() returns.
  */

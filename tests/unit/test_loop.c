@@ -98,6 +98,56 @@ Test(loop, a_muted_source_does_not_spin_on_a_dead_peer)
 	close(pair[0]);
 }
 
+struct looker {
+	struct loop *loop;
+	unsigned calls, messages, seen;
+};
+
+static void count_message(void *ctx)
+{
+	((struct looker *)ctx)->messages++;
+}
+
+static bool look(void *ctx)
+{
+	struct looker *l = ctx;
+
+	l->calls++;
+	if (l->calls == 10)
+		loop_post(l->loop, count_message, l);
+	if (l->messages && !l->seen)
+		l->seen = l->calls;
+	if (l->calls == 20)
+		loop_stop(l->loop);
+	return l->calls < 15 || l->calls >= 20;
+}
+
+/* It is called before the loop sleeps; while it wants more the loop does not sleep, and the others have their turn. */
+Test(loop, who_looks_keeps_the_loop_awake_and_does_not_starve_it, .timeout = 60)
+{
+	struct looker l = { 0 };
+	struct loop_idle idle = { .fn = look, .ctx = &l };
+	struct loop_source *timer;
+	struct error err;
+
+	cr_assert_eq(loop_create(&l.loop, &err), 0);
+	cr_assert_eq(loop_timer_add(l.loop, count_message, &l, &timer), 0);
+	loop_add_idle(l.loop, &idle);
+	loop_post(l.loop, count_message, &l);
+	l.messages = (unsigned)-1;
+	/* Woken by the timer alone once it does not want more. */
+	loop_timer_set(timer, 50000000, 50000000);
+	cr_assert_eq(loop_run(l.loop), 0);
+	cr_assert_eq(l.calls, 20);
+	cr_assert_eq(l.seen, 11);
+	loop_remove_idle(l.loop, &idle);
+	loop_remove_idle(l.loop, &idle);
+	loop_stop(l.loop);
+	cr_assert_eq(loop_run(l.loop), 0);
+	cr_assert_eq(l.calls, 20);
+	loop_destroy(l.loop);
+}
+
 static void note_thread(void *ctx)
 {
 	struct seen *s = ctx;
