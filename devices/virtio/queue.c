@@ -553,6 +553,16 @@ void queue_disable_kick(struct queue *q)
 		split_disable_kick(q);
 }
 
+void queue_disarm_kick(struct queue *q)
+{
+	if (!queue_rings_ready(q))
+		return;
+	if (q->packed)
+		packed_disarm_kick(q);
+	else
+		split_disarm_kick(q);
+}
+
 bool queue_enable_kick(struct queue *q)
 {
 	if (!queue_rings_ready(q) || q->broken)

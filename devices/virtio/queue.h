@@ -125,6 +125,11 @@ int queue_call(struct queue *q);
  */
 void queue_disable_kick(struct queue *q);
 bool queue_enable_kick(struct queue *q) NEEDS_CHECK;
+/*
+ * After queue_enable_kick(), and before a chain came: no kick after all. One may have been sent
+ * meanwhile, and does no harm.
+ */
+void queue_disarm_kick(struct queue *q);
 /* Is there a chain to pop, cheaply? (for polling and net rx) */
 bool queue_has_avail(struct queue *q);
 /* Count a kick that reached the owner. */

@@ -336,16 +336,20 @@ bool packed_has_avail(const struct queue *q)
 	return is_avail(ring_load(&q->p.desc[q->next_avail].flags), q->avail_state);
 }
 
+void packed_disarm_kick(struct queue *q)
+{
+	q->kick_off = true;
+	ring_store(&q->p.device->flags, PVRING_EVENT_DISABLE);
+	mem_dirty_host(q->mem, q->p.device, sizeof(*q->p.device));
+}
+
 /*
  * With EVENT_IDX silence costs nothing: a descriptor that lies behind comes up once in two rounds.
  */
 void packed_disable_kick(struct queue *q)
 {
-	if (q->event_idx || q->kick_off)
-		return;
-	q->kick_off = true;
-	ring_store(&q->p.device->flags, PVRING_EVENT_DISABLE);
-	mem_dirty_host(q->mem, q->p.device, sizeof(*q->p.device));
+	if (!q->event_idx && !q->kick_off)
+		packed_disarm_kick(q);
 }
 
 void packed_enable_kick(struct queue *q)

@@ -200,6 +200,7 @@ void split_publish(struct queue *q);
 bool split_wants_call(const struct queue *q);
 bool split_has_avail(const struct queue *q);
 void split_disable_kick(struct queue *q);
+void split_disarm_kick(struct queue *q);
 void split_enable_kick(struct queue *q);
 
 bool packed_map(struct queue *q);
@@ -210,6 +211,7 @@ void packed_publish(struct queue *q);
 bool packed_wants_call(const struct queue *q);
 bool packed_has_avail(const struct queue *q);
 void packed_disable_kick(struct queue *q);
+void packed_disarm_kick(struct queue *q);
 void packed_enable_kick(struct queue *q);
 
 /* Both sides are known, in.left, out.iov and first_out are set: the cursors to their starts. */

@@ -257,6 +257,17 @@ void split_disable_kick(struct queue *q)
 	mem_dirty_host(q->mem, q->s.used, sizeof(*q->s.used));
 }
 
+/* With EVENT_IDX: the event is put where the next entry has passed it already. */
+void split_disarm_kick(struct queue *q)
+{
+	if (!q->event_idx) {
+		split_disable_kick(q);
+		return;
+	}
+	ring_store(q->s.avail_event, q->next_avail - 1);
+	mem_dirty_host(q->mem, q->s.avail_event, sizeof(*q->s.avail_event));
+}
+
 void split_enable_kick(struct queue *q)
 {
 	if (q->event_idx) {

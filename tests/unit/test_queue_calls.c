@@ -32,6 +32,26 @@ static unsigned taken(struct harness *h)
 	return n;
 }
 
+/* Does the driver kick for one more chain? */
+static bool add_kicks(struct harness *h)
+{
+	const struct vd_seg seg = { HARNESS_DATA, 16 };
+
+	cr_assert(vd_add(&h->vd, &seg, 0, 1, h));
+	return vd_kick(&h->vd);
+}
+
+static void serve_one(struct harness *h)
+{
+	struct chain *c;
+
+	queue_disable_kick(h->q);
+	cr_assert_eq(queue_pop(h->q, &c), 1);
+	queue_push(h->q, c);
+	queue_flush(h->q);
+	cr_assert_eq(taken(h), 1);
+}
+
 Test(queue_calls, held_calls_come_once_and_the_entries_at_once)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(rings); i++) {
@@ -130,6 +150,27 @@ Test(queue_calls, the_ring_may_wrap_many_times_while_held)
 		seen += taken(h);
 		cr_assert_gt(calls, 0);
 		cr_assert_eq(seen, queue_stats(h->q)->returned);
+		harness_free(h);
+	}
+}
+
+/* Who armed the ring and goes on looking: no kick; and it can be armed again, also without a chain in between. */
+Test(queue_calls, a_ring_that_was_disarmed_is_not_kicked)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(rings); i++) {
+		struct harness *h = harness_new(SIZE, rings[i]);
+
+		for (unsigned round = 0; round < 3 * SIZE; round++) {
+			cr_assert_not(queue_enable_kick(h->q));
+			queue_disarm_kick(h->q);
+			cr_assert_not(add_kicks(h), "ring %zu, round %u", i, round);
+			serve_one(h);
+			cr_assert_not(queue_enable_kick(h->q));
+			queue_disarm_kick(h->q);
+			cr_assert_not(queue_enable_kick(h->q));
+			cr_assert(add_kicks(h), "ring %zu, round %u", i, round);
+			serve_one(h);
+		}
 		harness_free(h);
 	}
 }
