@@ -11,11 +11,11 @@
  * ours; if it leaves them again they are meant to lie (receive buffers), and it comes for them
  * itself.
  *
- * A device may ask to be polled (poll_ns): then a worker without work looks at the ring and at the
- * host side for that long, with kicks off, before it sleeps. That saves the guest an exit and both
- * sides a wake-up where requests follow each other closely, and costs the time where they do not:
- * so a look that found nothing halves the next one, down to an eighth, and one that found something
- * restores it. What else lives on the worker waits meanwhile.
+ * A device may ask to be polled (poll_ns): then, where the worker would sleep, it looks at the ring
+ * and at the host side for a while (poll.h says how long), with kicks off. There are two kinds of
+ * waiting, each with its own gaps: for the driver's next chain when all is done, and for the host
+ * side, or a further chain, when something is in flight. What else lives on the worker waits for
+ * POLL_STAY_NS at most; then the loop looks at its other sources, without sleeping, and comes back.
  *
  * A broken ring is not served any more: its kick fd is unwatched, and main is told (dev->broken).
  */
@@ -28,10 +28,13 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "devices/virtio/poll.h"
 #include "vmm/log.h"
 
-/* Then the other sources of the loop have their turn. */
-enum { POLL_TURNS = 64 };
+enum {
+	POLL_STAY_NS = 250000,   /* then the other sources of the loop have their turn */
+	POLL_STOLEN_NS = 200000, /* between two readings of the clock: another thread had this CPU */
+};
 
 struct served {
 	struct back_worker *bw;    /* const */
@@ -40,8 +43,13 @@ struct served {
 	struct queue *queue;       /* worker; NULL: not running */
 	struct loop_source *kick;  /* worker; NULL: broken or not running */
 	int kick_fd;               /* worker */
-	uint64_t window;           /* worker; how long the next look for more work is, ns */
 	bool again;                /* worker; the next ring is our own */
+	/* worker; of a device that is polled */
+	struct loop_idle idle;
+	struct poll poll[2];       /* with nothing in flight; with something */
+	struct poll *waiting;      /* asleep, in this kind of wait; NULL: not, or not yet */
+	uint64_t since, returned;  /* `waiting` began; chains that were returned by then */
+	bool armed;                /* the driver will kick */
 };
 
 struct back_worker {
@@ -84,40 +92,32 @@ static uint64_t now(void)
 	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }
 
-/* Look for chains until the window closes; completions of the host side keep it open. */
-static bool poll_for_more(struct served *s)
+/* Which kind of wait is next. */
+static struct poll *next_wait(struct served *s)
 {
-	struct virtio_device *dev = s->bw->back.dev;
-	uint64_t start = now();
-
-	do {
-		if (queue_has_avail(s->queue)) {
-			s->window = dev->poll_ns;
-			return true;
-		}
-		if (dev->type->poll && dev->type->poll(dev, s->queue))
-			start = now();
-	} while (now() - start < s->window);
-	s->window = MAX(s->window / 2, dev->poll_ns / 8);
-	return false;
+	return &s->poll[queue_in_flight(s->queue) > 0];
 }
 
-/* All that is there, and when the device is polled, what comes meanwhile; as handle(). */
 static int handle(struct served *s)
 {
 	struct virtio_device *dev = s->bw->back.dev;
-	unsigned turns = 0;
 	int r;
 
-	do {
-		queue_disable_kick(s->queue);
-		r = dev->type->handle(dev, s->queue);
-		queue_flush(s->queue);
-	} while (r == 0 && dev->poll_ns && ++turns < POLL_TURNS && poll_for_more(s));
+	queue_disable_kick(s->queue);
+	s->armed = false;
+	r = dev->type->handle(dev, s->queue);
+	queue_flush(s->queue);
 	return r;
 }
 
-/* One turn; 1: more to do, 0: armed and waiting, -errno: broken. */
+/* The driver will kick from now on; true: chains came meanwhile. */
+static bool arm(struct served *s)
+{
+	s->armed = true;
+	return queue_enable_kick(s->queue);
+}
+
+/* One turn; 1: more to do, 0: armed and waiting, or to be polled, -errno: broken. */
 static int turn(struct served *s)
 {
 	struct queue *q = s->queue;
@@ -126,9 +126,9 @@ static int turn(struct served *s)
 		uint64_t before = queue_stats(q)->popped;
 		int r = handle(s);
 
-		if (r != 0)
+		if (r != 0 || poll_window(next_wait(s)))
 			return r;
-		if (!queue_enable_kick(q))
+		if (!arm(s))
 			return 0;
 		if (queue_stats(q)->popped != before)
 			return 1;
@@ -149,6 +149,14 @@ static void serve(struct served *s)
 		ring_self(s);
 }
 
+/* An event ended the sleep. */
+static void woken(struct served *s)
+{
+	if (s->waiting)
+		poll_slept(s->waiting, now() - s->since);
+	s->waiting = NULL;
+}
+
 static void on_kick(void *ctx)
 {
 	struct served *s = ctx;
@@ -156,7 +164,87 @@ static void on_kick(void *ctx)
 	if (!s->again && s->queue)
 		queue_kicked(s->queue);
 	s->again = false;
+	woken(s);
 	serve(s);
+}
+
+enum found { FOUND_NOTHING, FOUND_CHAIN, FOUND_COMPLETION };
+
+/* Look at ring and host side until the window closes. *t is the time, before and after. */
+static enum found look(struct served *s, struct poll *p, uint64_t *t)
+{
+	struct virtio_device *dev = s->bw->back.dev;
+	const uint64_t start = *t, window = poll_window(p);
+	enum found found = FOUND_NOTHING;
+
+	if (!window)
+		return FOUND_NOTHING;
+	if (s->armed)
+		queue_disarm_kick(s->queue);
+	s->armed = false;
+	do {
+		uint64_t last = *t;
+
+		if (queue_has_avail(s->queue))
+			found = FOUND_CHAIN;
+		else if (dev->type->poll && dev->type->poll(dev, s->queue))
+			found = FOUND_COMPLETION;
+		*t = now();
+		if (found) {
+			poll_hit(p, *t - start);
+			return found;
+		}
+		if (*t - last > POLL_STOLEN_NS) {
+			poll_stolen(p);
+			return FOUND_NOTHING;
+		}
+	} while (*t - start < window);
+	poll_miss(p);
+	return FOUND_NOTHING;
+}
+
+/*
+ * Serve what was found. False: the device left it where it lies, and comes for it itself (a disk
+ * that must not go on yet); then there is nothing to look for.
+ */
+static bool serve_found(struct served *s)
+{
+	uint64_t before = queue_stats(s->queue)->popped;
+
+	serve(s);
+	return queue_stats(s->queue)->popped != before;
+}
+
+/* Before the loop sleeps, after any round of its. True: look again soon. */
+static bool on_idle(void *ctx)
+{
+	struct served *s = ctx;
+	bool goes_on = true;
+	enum found found;
+	uint64_t begun, t;
+
+	if (!s->kick)
+		return false;
+	/* Asleep already, and it was another one's event? */
+	if (s->waiting && queue_stats(s->queue)->returned == s->returned)
+		return false;
+	woken(s);
+	begun = t = now();
+	do {
+		found = look(s, next_wait(s), &t);
+		if (found == FOUND_CHAIN)
+			goes_on = serve_found(s);
+		if (!s->kick)
+			return false;
+		if (found && goes_on && t - begun > POLL_STAY_NS)
+			return true;
+	} while (found && goes_on);
+	if (!s->armed && arm(s) && goes_on)
+		ring_self(s);
+	s->waiting = next_wait(s);
+	s->since = t;
+	s->returned = queue_stats(s->queue)->returned;
+	return false;
 }
 
 struct start_call {
@@ -172,6 +260,7 @@ static void close_queue(struct served *s, struct queue_setup *ret)
 
 	loop_remove(s->kick);
 	s->kick = NULL;
+	loop_remove_idle(worker_loop(s->worker), &s->idle);
 	dev->queues[i] = NULL;
 	queue_close(s->queue, ret);
 	s->queue = NULL;
@@ -192,7 +281,9 @@ static void start_on_worker(void *ctx)
 	queue_set_loop(s->queue, loop);
 	s->kick_fd = c->setup->kick_fd;
 	s->again = false;
-	s->window = dev->poll_ns;
+	s->poll[0] = s->poll[1] = poll_begin(dev->poll_ns);
+	s->waiting = NULL;
+	s->idle = (struct loop_idle){ .fn = on_idle, .ctx = s };
 	dev->queues[c->setup->index] = s->queue;
 	c->result = loop_add_eventfd(loop, s->kick_fd, on_kick, s, &s->kick);
 	if (c->result == 0 && dev->type->queue_start)
@@ -201,6 +292,8 @@ static void start_on_worker(void *ctx)
 		close_queue(s, NULL);
 		return;
 	}
+	if (dev->poll_ns)
+		loop_add_idle(loop, &s->idle);
 	/* Chains may lie there already, from before DRIVER_OK or a pause. */
 	serve(s);
 }
