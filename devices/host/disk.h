@@ -165,6 +165,14 @@ struct disk_raw_config {
 	 * the same
 	 */
 	bool direct;
+	/*
+	 * where nearly all buffers of requests will lie: the kernel holds these pages for good,
+	 * instead of looking them up for each request. Needed until open() returns; 0: none
+	 */
+	const struct iovec *fixed;
+	unsigned nfixed;
+	/* an io_uring as a kernel has it that lacks so many of the newer features (unit tests) */
+	unsigned ring_level;
 	/* system calls that block instead of io_uring; also what a kernel without io_uring gets */
 	bool plain;
 	/*

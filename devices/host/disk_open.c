@@ -23,14 +23,19 @@ static const char *const format_names[] = { [DISK_FORMAT_RAW] = "raw", [DISK_FOR
 
 static int open_plain(struct disk **ret, const struct disk_config *config, bool readonly, struct error *err)
 {
-	const struct disk_raw_config raw = { .path = config->path, .readonly = readonly, .direct = config->direct };
+	const struct disk_raw_config raw = { .path = config->path, .readonly = readonly, .direct = config->direct,
+		.fixed = config->fixed, .nfixed = config->nfixed };
 	const struct disk_qcow2_config qcow2 = { .path = config->path, .readonly = readonly, .direct = config->direct,
 		.backing_files = config->backing_files, .backing_files_below = config->backing_files };
 
 	if (config->format == DISK_FORMAT_QCOW2)
 		return disk_qcow2_open(ret, &qcow2, err);
 	/* Not a format that is guessed: what kind of file a path names, the host says. */
-	return disk_nvme_is(config->path) ? disk_nvme_open(ret, &raw, err) : disk_raw_open(ret, &raw, err);
+	if (!disk_nvme_is(config->path))
+		return disk_raw_open(ret, &raw, err);
+	if (raw.nfixed)
+		return error_set(err, EINVAL, "fixed_buffers=on is not for commands of an NVMe namespace; leave it out");
+	return disk_nvme_open(ret, &raw, err);
 }
 
 /* What a new overlay must say about the disk under it; also whether that can be opened at all. */
@@ -134,6 +139,8 @@ int disk_open(struct disk **ret, const struct disk_config *config, struct error 
 		return error_set(err, EINVAL, "overlay= keeps what is written and ephemeral=on does not; give one of them");
 	if (config->backing_files && config->format == DISK_FORMAT_RAW)
 		return error_set(err, EINVAL, "backing_files=on is for format=qcow2; a raw image has no backing file");
+	if (config->nfixed && (config->format != DISK_FORMAT_RAW || config->overlay || config->ephemeral))
+		return error_set(err, EINVAL, "fixed_buffers=on is for raw disks without overlay; leave it out");
 	if (!config->overlay && !config->ephemeral)
 		return open_plain(ret, config, config->readonly, err);
 	if (config->readonly)

@@ -18,6 +18,8 @@ struct disk_config {
 	/* takes all writes, `path` is only read; made when it is missing. NULL: none */
 	const char *overlay;
 	bool ephemeral;               /* the same in a file without a name, gone with the disk */
+	const struct iovec *fixed;    /* as of disk_raw_config; of raw disks */
+	unsigned nfixed;
 };
 
 /*

@@ -273,6 +273,7 @@ void raw_close(struct disk *disk)
 	if (d->buffered_fd >= 0)
 		close(d->buffered_fd);
 	raw_slow_close(d);
+	free(d->fixed);
 	free(d);
 }
 
@@ -327,6 +328,7 @@ int disk_raw_open(struct disk **ret, const struct disk_raw_config *config, struc
 	d->disk.main_syscalls = raw_main_syscalls;
 	d->disk.syscalls[2] = config->image ? NULL : resize_syscalls;
 	d->plain = config->plain;
+	d->ring_level = config->ring_level;
 	d->image = config->image;
 	d->disk.slow_syscalls = raw_slow_syscalls;
 	d->fd = d->buffered_fd = d->life_fd = d->eol_fd = -1;
@@ -345,6 +347,9 @@ int disk_raw_open(struct disk **ret, const struct disk_raw_config *config, struc
 		if (r)
 			goto fail;
 	}
+	r = raw_fixed_set(d, config->fixed, config->nfixed, err);
+	if (r)
+		goto fail;
 	*ret = &d->disk;
 	return 0;
 fail:

@@ -1,12 +1,14 @@
 /*
  * Inside of the raw disk, shared by its parts: disk_raw.c opens, locks and describes the file;
- * disk_raw_op.c says what a request needs; disk_raw_queue.c moves bytes; disk_raw_slow.c does what
- * takes long.
+ * disk_raw_op.c says what a request needs; disk_raw_ring.c makes a ring; disk_raw_queue.c moves
+ * bytes; disk_raw_slow.c does what takes long.
  */
 #ifndef DEVICES_HOST_DISK_RAW_H
 #define DEVICES_HOST_DISK_RAW_H
 
+#include <liburing.h>
 #include <stdatomic.h>
+#include <stdlib.h>
 
 #include "devices/host/disk.h"
 
@@ -40,6 +42,9 @@ struct raw_disk {
 	uint32_t mem_align, file_align; /* const; what O_DIRECT asks of addresses and of offsets */
 	uint32_t mem_mask, file_mask;   /* const; those less 1, and 0 unless direct: all goes */
 	int life_fd, eol_fd;            /* const; an eMMC's wear, in sysfs; -1: none */
+	struct iovec *fixed;            /* const; registered with each ring, by index */
+	unsigned nfixed;                /* const */
+	unsigned ring_level;            /* const; see disk_raw_config */
 	_Atomic bool flush_failed;      /* any queue; never cleared */
 	/* any queue; the file cannot zero a range, do not ask again */
 	_Atomic bool no_zero_range;
@@ -104,6 +109,14 @@ extern const struct syscall_row raw_slow_syscalls[];
 bool raw_op_is_range(const struct disk_request *rq);
 
 const struct raw_disk *raw_queue_disk(const struct disk_queue *q);
+
+/* disk_raw_ring.c. Main, stage 2. 0, 1: there is no io_uring, or an error: what was asked for. */
+int raw_ring_create(struct io_uring *ret, const struct raw_disk *d, unsigned depth, struct error *err) NEEDS_CHECK;
+/* The buffers, cut as the kernel takes them; freed by the disk. */
+int raw_fixed_set(struct raw_disk *d, const struct iovec *buffers, unsigned n, struct error *err) NEEDS_CHECK;
+/* A read or write of one piece: through a registered buffer when it lies in one. Owner. */
+void raw_fixed_use(const struct raw_disk *d, struct io_uring_sqe *sqe);
+
 int raw_queue_create(struct disk_queue **ret, struct disk *d, unsigned depth,
 	const struct disk_events *events,
 	struct error *err) NEEDS_CHECK;

@@ -82,7 +82,7 @@ struct raw_op raw_op_next(const struct raw_disk *d, struct disk_request *rq)
 
 bool raw_op_is_range(const struct disk_request *rq)
 {
-	return rq->phase == PHASE_RANGE;
+	return rq->phase == RAW_PHASE_RANGE;
 }
 
 static void iov_advance(struct disk_request *rq, size_t n)

@@ -7,14 +7,10 @@
  * are, goes past both: its entry is written as it comes, and a completion that says that all bytes
  * moved is the end of it.
  *
- * The ring is made by main, in stage 2, disabled: nothing is opened or mapped later. Its owner
- * enables it with its first attach, which makes that thread the only one that may submit
- * (SINGLE_ISSUER). The ring's fd itself sits in the epoll set: no eventfd, no read of it, and
- * completions are taken from shared memory without a call. That excludes DEFER_TASKRUN, under which
- * the fd stays silent until its owner asks (Linux 6.18); measured, COOP_TASKRUN with the fd takes 2
- * to 3 system calls per lone request, DEFER_TASKRUN with an eventfd 7, at the same time per
- * request. A request from the page cache is done when io_uring_enter returns: submit() collects it
- * at once, without a wake-up.
+ * The ring is made by main, in stage 2, disabled (disk_raw_ring.c). Its owner enables it with its
+ * first attach. The ring's fd itself sits in the epoll set: no eventfd, no read of it, and
+ * completions are taken from shared memory without a call. A request from the page cache is done
+ * when io_uring_enter returns: submit() collects it at once, without a wake-up.
  *
  * All but create and destroy: the thread that owns the queue. The ring belongs for good to the
  * thread of the first attach.
@@ -24,19 +20,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <liburing.h>
 #include <linux/fs.h>
 #include <stdlib.h>
 #include <unistd.h>
 
 #include "devices/host/disk_ring.h"
 
-enum {
-	/* of enter and reap in one submit(), then the loop gets its turn */
-	ROUNDS_MAX = 8,
-};
-
-enum { NFILES = FILE_BUFFERED + 1 };
+/* of enter and reap in one submit(), then the loop gets its turn */
+enum { ROUNDS_MAX = 8 };
 
 struct disk_queue {
 	struct raw_disk *disk;       /* const */
@@ -180,6 +171,8 @@ static inline bool issue_transfer(struct disk_queue *q, struct disk_request *rq)
 	sqe->len = (uint32_t)v->iov_len;
 	sqe->rw_flags = 0;
 	sqe->user_data = (uintptr_t)rq;
+	if (d->nfixed)
+		raw_fixed_use(d, sqe);
 	return true;
 }
 
@@ -407,24 +400,6 @@ void raw_queue_detach(struct disk_queue *q)
 	q->loop = NULL;
 }
 
-static int make_ring(struct disk_queue *q)
-{
-	static const uint8_t ops[] = { IORING_OP_READ, IORING_OP_WRITE, IORING_OP_READV, IORING_OP_WRITEV,
-		IORING_OP_FALLOCATE, IORING_OP_FSYNC };
-	static const uint8_t pass_ops[] = { IORING_OP_URING_CMD };
-	const int files[NFILES] = { [FILE_MAIN] = q->disk->fd, [FILE_BUFFERED] = q->disk->buffered_fd };
-	const struct disk_ring_config config = {
-		.depth = q->depth,
-		.flags = q->disk->pass ? IORING_SETUP_SQE128 | IORING_SETUP_CQE32 : 0,
-		.files = files,
-		.nfiles = NFILES,
-		.ops = q->disk->pass ? pass_ops : ops,
-		.nops = q->disk->pass ? ARRAY_SIZE(pass_ops) : ARRAY_SIZE(ops),
-	};
-
-	return disk_ring_create(&q->ring, &config);
-}
-
 static const struct syscall_row ring_syscalls[] = {
 	{ SYSCALL(io_uring_enter, "send a batch of disk requests, collect completions") },
 	{ SYSCALL(io_uring_register, "enable the ring that main made; binds it to this thread",
@@ -445,6 +420,7 @@ int raw_queue_create(struct disk_queue **ret, struct disk *disk, unsigned depth,
 	struct error *err)
 {
 	struct disk_queue *q = calloc(1, sizeof(*q));
+	int r;
 
 	if (!q)
 		return error_set(err, ENOMEM, "out of memory");
@@ -456,12 +432,12 @@ int raw_queue_create(struct disk_queue **ret, struct disk *disk, unsigned depth,
 	 * No io_uring (switched off by sysctl, a container's filter, no memory to lock): system
 	 * calls do the same.
 	 */
-	q->has_ring = !q->disk->plain && !make_ring(q);
-	if (!q->has_ring && q->disk->pass) {
+	r = raw_ring_create(&q->ring, q->disk, depth, err);
+	if (r < 0) {
 		free(q);
-		return error_set(err, ENOSYS,
-			"its commands need io_uring of Linux 5.19; see sysctl kernel.io_uring_disabled, or give the block device");
+		return r;
 	}
+	q->has_ring = r == 0;
 	disk->syscalls[q->has_ring ? 0 : 1] = q->has_ring ? ring_syscalls : plain_syscalls;
 	*ret = q;
 	return 0;

@@ -11,8 +11,11 @@ enum { DISK_RING_ENABLE = 12 /* io_uring_register(2): IORING_REGISTER_ENABLE_RIN
 struct disk_ring_config {
 	unsigned depth;      /* entries */
 	unsigned flags;      /* IORING_SETUP_* that the disk cannot do without */
+	unsigned level;      /* pass over so many of the newest sets of flags; for tests */
 	const int *files;    /* registered; entries name them by index */
 	unsigned nfiles;
+	const struct iovec *buffers; /* registered; none: NULL */
+	unsigned nbuffers;
 	const uint8_t *ops;  /* IORING_OP_* that it may do */
 	unsigned nops;
 };

@@ -21,7 +21,7 @@ struct blk_options {
 	struct virtio_options virtio;
 	char *path, *serial, *overlay, *vdpa;
 	uint64_t null_size;
-	bool readonly, direct, read_zeroes, backing_files, ephemeral;
+	bool readonly, direct, read_zeroes, backing_files, ephemeral, fixed_buffers;
 	uint32_t num_queues, poll_us, format, on_error;
 	struct option_ints affinity;
 	struct rate_device_options rate;
@@ -177,10 +177,28 @@ static int make_queue(struct blk *blk, struct blk_queue *bq, struct error *err)
 	return blk->disk->ops->queue_create(&bq->disk_queue, blk->disk, n, &events, err);
 }
 
-/* `path` or `null`, one of them. */
-static int open_disk(struct disk **ret, const struct blk_options *o, struct error *err)
+/* All RAM, by region. */
+static unsigned all_ram(const struct guest_mem *mem, struct iovec *ret)
 {
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < mem_region_count(mem); i++) {
+		const struct mem_region *r = mem_region(mem, i);
+
+		if (r->kind == MEM_RAM)
+			ret[n++] = (struct iovec){ r->host, r->size };
+	}
+	return n;
+}
+
+/* `path` or `null`, one of them. */
+static int open_disk(struct disk **ret, const struct blk_options *o, const struct guest_mem *mem,
+	struct error *err)
+{
+	struct iovec ram[MEM_REGIONS_MAX];
 	const struct disk_config config = {
+		.fixed = ram,
+		.nfixed = o->fixed_buffers ? all_ram(mem, ram) : 0,
 		.path = o->path,
 		.format = o->format,
 		.readonly = o->readonly,
@@ -202,6 +220,9 @@ static int open_disk(struct disk **ret, const struct blk_options *o, struct erro
 			o->path, (unsigned long long)o->null_size);
 	if (!o->path && !o->null_size)
 		return error_set(err, EINVAL, "--disk: what the disk is, is not said; add path=FILE, or null=SIZE");
+	if (!o->path && o->fixed_buffers)
+		return error_set(err, EINVAL, "--disk null=%llu,fixed_buffers=on: there is no file to read into buffers; leave it out",
+			(unsigned long long)o->null_size);
 	if (!o->path) {
 		r = disk_null_open(ret, &null, err);
 		return r ? error_prefix(err, r, "--disk null=%llu", (unsigned long long)o->null_size) : 0;
@@ -249,7 +270,7 @@ static int blk_create(struct virtio_device *dev, const struct device_env *env, c
 	r = bind_queues(blk, &o->affinity, err);
 	if (r)
 		return r;
-	r = open_disk(&blk->disk, o, err);
+	r = open_disk(&blk->disk, o, dev->mem, err);
 	if (r)
 		return r;
 	blk->disk->ops->info(blk->disk, &blk->info);
@@ -337,6 +358,9 @@ static const struct option_row blk_rows[] = {
 	{ .key = "poll", .type = OPTION_U32, .offset = offsetof(struct blk_options, poll_us),
 		.def = "0", .max = 10000, .unit = "microseconds",
 		.help = "look for more work that long before sleeping: quicker answers for CPU time" },
+	{ .key = "fixed_buffers", .type = OPTION_BOOL, .offset = offsetof(struct blk_options, fixed_buffers),
+		.def = "off",
+		.help = "register the guest's memory with io_uring: less work for each request, all of it locked" },
 	{ .key = "affinity", .type = OPTION_INTS, .offset = offsetof(struct blk_options, affinity),
 		.unit = "CPUs",
 		.help = "CPUs of the host for the queues' threads, [2,3]: one each, in turn" },

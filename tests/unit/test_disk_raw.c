@@ -298,6 +298,97 @@ Test(disk_raw, bytes_arrive_through_the_ring)
 	bytes_arrive((struct disk_raw_config){ 0 });
 }
 
+/* The flags of a ring are newer or older; what it does is the same. */
+Test(disk_raw, bytes_arrive_through_the_rings_of_older_kernels)
+{
+	for (unsigned level = 1; level <= 2; level++)
+		bytes_arrive((struct disk_raw_config){ .ring_level = level });
+	/* None is left: as without io_uring. */
+	bytes_arrive((struct disk_raw_config){ .ring_level = 3 });
+}
+
+/* In registered buffers, across their border, and outside of them; also after an entry was used in another way. */
+static void fixed_bytes_arrive(bool direct)
+{
+	enum { LEN = 64 * KIB, HALF = LEN / 2 };
+	static uint8_t mem[LEN] __attribute__((aligned(4096))), other[LEN] __attribute__((aligned(4096)));
+	static const unsigned at[] = { 0, HALF - 4096, HALF - 2048, HALF, LEN - 4096 };
+	const struct iovec fixed[] = { { mem, HALF }, { mem + HALF, HALF } };
+	struct fixture f;
+
+	disk_make(&f, (struct disk_raw_config){ .fixed = fixed, .nfixed = 2, .direct = direct });
+	for (unsigned round = 0; round < 4; round++) {
+		for (size_t i = 0; i < ARRAY_SIZE(at); i++) {
+			struct disk_request flush = { .op = DISK_FLUSH };
+
+			memset(mem, 0, LEN);
+			memset(mem + at[i], (int)(1 + i + 16 * round), 4096);
+			cr_assert_eq(transfer(&f, DISK_WRITE, 4096 * i, mem + at[i], 4096), 0);
+			cr_assert_eq(run(&f, &flush), 0);
+			memset(mem, 0, LEN);
+			cr_assert_eq(transfer(&f, DISK_READ, 4096 * i, other, 4096), 0);
+			cr_assert_eq(transfer(&f, DISK_READ, 4096 * i, mem + at[i], 4096), 0);
+			cr_assert_eq(memcmp(mem + at[i], other, 4096), 0);
+			for (unsigned k = 0; k < LEN; k++)
+				cr_assert_eq(mem[k], k - at[i] < 4096 ? 1 + i + 16 * round : 0);
+		}
+	}
+	disk_free(&f);
+}
+
+Test(disk_raw, bytes_arrive_through_registered_buffers)
+{
+	fixed_bytes_arrive(false);
+}
+
+Test(disk_raw, bytes_arrive_through_registered_buffers_past_the_page_cache)
+{
+	fixed_bytes_arrive(true);
+}
+
+Test(disk_raw, buffers_that_may_not_be_locked_are_an_error_with_its_remedy)
+{
+	static uint8_t mem[MIB] __attribute__((aligned(4096)));
+	const struct iovec fixed = { mem, sizeof(mem) };
+	const struct disk_events events = { .done = on_done, .batch_done = on_batch };
+	struct disk_raw_config config = { .fixed = &fixed, .nfixed = 1 };
+	struct disk_queue *q = NULL;
+	struct error err = { "" };
+	struct fixture f;
+
+	file_make(&f, SIZE);
+	config.path = f.path;
+	cr_assert_eq(disk_raw_open(&f.disk, &config, &err), 0, "%s", err.text);
+	cr_assert_eq(setrlimit(RLIMIT_MEMLOCK, &(struct rlimit){ 64 * KIB, 64 * KIB }), 0);
+	if (geteuid() == 0)
+		cr_assert_eq(seteuid(65534), 0); /* without the capability to lock what one likes */
+	cr_assert_eq(f.disk->ops->queue_create(&q, f.disk, DEPTH, &events, &err), -ENOMEM);
+	cr_assert_null(q);
+	cr_assert(strstr(err.text, "ulimit -l"), "%s", err.text);
+	f.disk->ops->close(f.disk);
+	cr_assert(seteuid(getuid()) == 0);
+	unlink(f.path);
+}
+
+Test(disk_raw, buffers_cannot_be_registered_without_io_uring)
+{
+	static uint8_t mem[4096];
+	const struct iovec fixed = { mem, sizeof(mem) };
+	const struct disk_events events = { .done = on_done, .batch_done = on_batch };
+	struct disk_raw_config config = { .fixed = &fixed, .nfixed = 1, .plain = true };
+	struct disk_queue *q = NULL;
+	struct error err = { "" };
+	struct fixture f;
+
+	file_make(&f, SIZE);
+	config.path = f.path;
+	cr_assert_eq(disk_raw_open(&f.disk, &config, &err), 0, "%s", err.text);
+	cr_assert_eq(f.disk->ops->queue_create(&q, f.disk, DEPTH, &events, &err), -ENOTSUP);
+	cr_assert(strstr(err.text, "io_uring"), "%s", err.text);
+	f.disk->ops->close(f.disk);
+	unlink(f.path);
+}
+
 Test(disk_raw, bytes_arrive_through_plain_system_calls)
 {
 	bytes_arrive((struct disk_raw_config){ .plain = true });
@@ -738,9 +829,8 @@ static void confined_work(void *ctx)
 	c->f.disk->ops->queue_detach(c->f.queue);
 }
 
-static void a_sealed_worker_does_all_of_it(bool plain)
+static void a_sealed_worker_does_all_of_it(struct disk_raw_config config)
 {
-	const struct disk_raw_config config = { .plain = plain };
 	struct confined c = { 0 };
 	struct disk_events events = { .done = on_done, .batch_done = on_batch, .ctx = &c.f };
 	struct error err = { "" };
@@ -765,8 +855,10 @@ static void a_sealed_worker_does_all_of_it(bool plain)
 Test(disk_raw, its_system_calls_are_all_that_a_sealed_worker_needs)
 {
 	needs_filters();
-	a_sealed_worker_does_all_of_it(false);
-	a_sealed_worker_does_all_of_it(true);
+	a_sealed_worker_does_all_of_it((struct disk_raw_config){ 0 });
+	a_sealed_worker_does_all_of_it((struct disk_raw_config){ .plain = true });
+	for (unsigned level = 1; level <= 3; level++)
+		a_sealed_worker_does_all_of_it((struct disk_raw_config){ .ring_level = level });
 }
 
 /* The fd of this process's first io_uring; -1: none. */
