@@ -215,7 +215,20 @@ static bool serve_found(struct served *s)
 	return queue_stats(s->queue)->popped != before;
 }
 
-/* Before the loop sleeps, after any round of its. True: look again soon. */
+/* Something of the host side is finished and was collected: without having looked for it. */
+static bool came_by(struct served *s)
+{
+	struct virtio_device *dev = s->bw->back.dev;
+
+	return queue_in_flight(s->queue) && dev->type->poll && dev->type->poll(dev, s->queue);
+}
+
+/*
+ * Before the loop sleeps, after any round of its. True: look again soon.
+ *
+ * Asleep already, it was another one's event; unless something completed. io_uring says so by
+ * interrupting the sleep (COOP_TASKRUN): to collect it here spares another round by epoll.
+ */
 static bool on_idle(void *ctx)
 {
 	struct served *s = ctx;
@@ -225,8 +238,7 @@ static bool on_idle(void *ctx)
 
 	if (!s->kick)
 		return false;
-	/* Asleep already, and it was another one's event? */
-	if (s->waiting && queue_stats(s->queue)->returned == s->returned)
+	if (s->waiting && queue_stats(s->queue)->returned == s->returned && !came_by(s))
 		return false;
 	woken(s);
 	begun = t = now();
