@@ -229,6 +229,8 @@ static void step(struct run *r, struct input *in)
 	case 11:
 		if (op & 0x10)
 			queue_disable_kick(q);
+		else if (op & 0x20)
+			queue_disarm_kick(q);
 		else if (queue_enable_kick(q))
 			must(!queue_broken(q));
 		break;
