@@ -24,6 +24,7 @@ enum {
 	BLK_IOV_EXTRA = 4,
 	BLK_SERIAL_LEN = 20,          /* §5.2.6 */
 	BLK_BATCH = 32,               /* chains that are popped, or pushed, in one go */
+	BLK_SEND = 64,                /* requests that are sent to the disk at the latest */
 	BLK_DISCARD_MAX = 1 << 22,
 	/* bounds the time that one of them takes where zeroes are written by hand */
 	BLK_ZEROES_MAX = 1 << 17,

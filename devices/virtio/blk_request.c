@@ -352,11 +352,20 @@ static inline void serve(struct blk_queue *bq, struct chain *chain, bool limited
 		request_finish(bq, rq, 0, (uint8_t)r);
 }
 
+/* What was done at once goes back to the driver, which so has work while we have the rest. */
+static void send(struct blk_queue *bq)
+{
+	bq->ops->submit(bq->disk_queue);
+	blk_push_finished(bq);
+	queue_publish(bq->queue);
+}
+
 int blk_handle(struct virtio_device *dev, struct queue *q)
 {
 	struct blk_queue *bq = &container_of(dev, struct blk, dev)->queues[queue_index(q)];
 	const bool limited = atomic_load_explicit(&bq->blk->limited, memory_order_relaxed);
 	struct chain *chains[BLK_BATCH];
+	unsigned unsent = 0;
 	int n = 1;
 
 	bq->ops = bq->blk->disk->ops;
@@ -374,9 +383,13 @@ int blk_handle(struct virtio_device *dev, struct queue *q)
 		bq->stable = writes_are_stable(bq->blk);
 		for (int i = 0; i < n; i++)
 			serve(bq, chains[i], limited);
+		unsent += (unsigned)n;
+		if (unsent < BLK_SEND)
+			continue;
+		send(bq);
+		unsent = 0;
 	}
-	bq->ops->submit(bq->disk_queue);
-	blk_push_finished(bq);
+	send(bq);
 	bq->in_handle = false;
 	return MIN(n, 1);
 }

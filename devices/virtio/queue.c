@@ -512,11 +512,17 @@ int queue_call(struct queue *q)
 	return 1;
 }
 
+void queue_publish(struct queue *q)
+{
+	if (q->pending && queue_rings_ready(q))
+		publish(q);
+}
+
 int queue_flush(struct queue *q)
 {
-	if (!q->pending || !queue_rings_ready(q))
+	if (!(q->pending || q->unrung) || !queue_rings_ready(q))
 		return 0;
-	publish(q);
+	queue_publish(q);
 	return q->hold_calls && q->unrung <= q->size / 2 ? 0 : queue_call(q);
 }
 

@@ -111,6 +111,11 @@ void queue_push_batch(struct queue *q, struct chain **chains, unsigned n);
 /* Publish what was pushed; ring the call fd if the driver asked. Returns 1 when it rang. */
 int queue_flush(struct queue *q);
 /*
+ * Only the first half of it: a driver that looks goes on while its device does, one that waits for
+ * its interrupt is rung by the queue_flush() that must follow.
+ */
+void queue_publish(struct queue *q);
+/*
  * For a device that gathers interrupts (§5.1.6.5.10): while `on`, queue_flush() only publishes, and
  * the driver is rung by queue_call(), if it still wants to be; at the latest when half a ring of
  * entries was not rung for, or the queue is closed. Off when opened.
