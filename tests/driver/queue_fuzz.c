@@ -219,7 +219,10 @@ static void step(struct run *r, struct input *in)
 		push(r, op >> 4);
 		break;
 	case 9:
-		must(queue_flush(q) >= 0);
+		if (op & 0x10)
+			queue_publish(q);
+		else
+			must(queue_flush(q) >= 0);
 		break;
 	case 10:
 		if (r->last_popped)
