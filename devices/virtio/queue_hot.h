@@ -129,6 +129,21 @@ static inline int gather_hand_out(struct queue *q, struct chain *c, const struct
 	return queue_hand_out(q, c, g->next - 1, g->total, ret);
 }
 
+/* The loop of a batch, compiled into each format with its own `pop_one`: as queue_pop(). */
+static inline __attribute__((always_inline)) int queue_pop_each(struct queue *q, struct chain **ret, unsigned max,
+	int (*pop_one)(struct queue *, struct quick *, struct chain **))
+{
+	struct quick k = { .ram = *q->ram };
+	struct chain **next = ret, **end = ret + max;
+	int r;
+
+	do
+		r = pop_one(q, &k, next);
+	while (r == 1 && ++next != end);
+	queue_count(q->stats.popped, next - ret);
+	return next != ret ? (int)(next - ret) : r;
+}
+
 /*
  * Its used entry is written: the head may come again, and the chain goes to the pool. The caller
  * counts it, and has `busy` and `free` of the queue in registers.

@@ -173,15 +173,7 @@ static inline int pop_one(struct queue *q, struct quick *k, struct chain **ret)
 
 int split_pop(struct queue *q, struct chain **ret, unsigned max)
 {
-	struct quick k = { .ram = *q->ram };
-	struct chain **next = ret, **end = ret + max;
-	int r;
-
-	do
-		r = pop_one(q, &k, next);
-	while (r == 1 && ++next != end);
-	queue_count(q->stats.popped, next - ret);
-	return next != ret ? (int)(next - ret) : r;
+	return queue_pop_each(q, ret, max, pop_one);
 }
 
 void split_unpop(struct queue *q)
