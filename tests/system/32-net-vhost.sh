@@ -40,7 +40,8 @@ over_vhost() {
 	before=$(($(wakes) - before)) frames=$(($(packets vhost0) - frames))
 	echo "$frames frames, $before wakes of our worker"
 	[ "$frames" -gt 250 ] || fail "only $frames frames: too few to tell"
-	[ "$before" -lt 10 ] || fail "our worker woke $before times for $frames frames"
+	# The driver's commands and the host's word about the interface are what it wakes for.
+	[ $((before * 50)) -lt "$frames" ] || fail "our worker woke $before times for $frames frames"
 	ends 0
 	guest_passed "$(count "$checks")"
 }
