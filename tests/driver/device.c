@@ -27,6 +27,11 @@ static void on_config_changed(struct virtio_device *dev)
 	((struct rig *)dev->front)->config_changes++;
 }
 
+static void on_broken(struct virtio_device *dev)
+{
+	((struct rig *)dev->front)->broken = true;
+}
+
 /* The device's options as the command line would give them. */
 static const void *parse(struct rig *r, const struct option_group *group, const char *text,
 	struct error *err)
@@ -66,6 +71,7 @@ struct rig *rig_new(const struct virtio_type *type, const char *text, struct err
 	r->dev->queue_size = (uint16_t)o->queue_size;
 	r->dev->config.size = type->config_size;
 	r->dev->config_changed = on_config_changed;
+	r->dev->broken = on_broken;
 	r->dev->front = r;
 	if (type->create(r->dev, &env, o, err)) {
 		rig_free(r);

@@ -20,6 +20,7 @@ struct rig {
 	unsigned npauses;               /* VM_EVENT_PAUSE posted */
 	char event[128];                /* text of the last one */
 	unsigned config_changes;
+	bool broken;                    /* the device asked for a reset */
 };
 
 /*

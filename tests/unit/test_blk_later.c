@@ -129,3 +129,20 @@ Test(blk_rate, bad_limits_are_refused_with_a_sentence)
 		cr_assert_null(strstr(err.text, "--disk: --disk"), "%s", err.text);
 	}
 }
+
+/* A ring that breaks while a limit lets requests pass one by one. */
+Test(blk_rate, a_ring_that_breaks_meanwhile_is_told)
+{
+	struct fixture f;
+	uint16_t *avail;
+
+	setup_with(&f, ",ops_size=1,ops_refill_time=86400000", READS);
+	send_reads(&f, 4);
+	cr_assert_eq(answered(&f), 2);
+	avail = harness_at(f.h, HARNESS_AVAIL);
+	avail[2 + 2] = 999; /* §2.7.6: ring[2], a head out of range */
+	blk_set_rate(f.blk, RATE_OPS, &no_limit);
+	rig_run(f.rig, 20);
+	cr_assert(f.rig->broken);
+	teardown(&f);
+}
