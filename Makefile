@@ -38,7 +38,7 @@ CFLAGS  += -std=gnu17 $(OPT) -g $(WARN) $(HARDEN) -fno-strict-aliasing -ffunctio
 LDFLAGS += -pie -Wl,-z,relro,-z,now -Wl,--gc-sections -Wl,--as-needed -pthread
 # Small libraries are linked in; libc is the shared one of the start path. Decompressors are loaded on demand
 # (vmm/library.c).
-LDLIBS  := -l:libjansson.a -l:liburing.a -l:libfdt.so.1 -l:libseccomp.a
+LDLIBS  := -l:libjansson.a -l:liburing.a -l:libfdt.so.1
 
 rooms   := vmm devices devices/virtio devices/pci devices/platform devices/host firmware arch arch/$(ARCH)
 sources := $(wildcard $(addsuffix /*.c,$(rooms)))
@@ -98,7 +98,7 @@ unit_programs  := $(addprefix $(BUILD)/unit/,$(T))
 $(BUILD)/unit/%: $(BUILD)/tests/unit/%.o $(driver_objects) $(library)
 	@mkdir -p $(@D)
 	$(call say,LINK)
-	$(Q)$(CC) $(CFLAGS) $(filter-out %gc-sections,$(LDFLAGS)) $(if $(CROSS),-rdynamic) -o $@ $^ $(LDLIBS) $(CRITERION)
+	$(Q)$(CC) $(CFLAGS) $(filter-out %gc-sections,$(LDFLAGS)) $(if $(CROSS),-rdynamic) -o $@ $^ $(LDLIBS) -l:libseccomp.a $(CRITERION)
 
 unit-build: $(unit_programs)
 unit: unit-build

@@ -16,6 +16,7 @@ struct vcpu;
 struct kvm_run;
 
 extern const char arch_name[];           /* "x86_64" */
+extern const uint32_t arch_audit;        /* its system calls to seccomp: AUDIT_ARCH_X86_64 */
 
 /* KVM extensions the machine cannot do without; cap 0 ends. For set-up and --check. */
 struct arch_cap {

@@ -57,21 +57,22 @@ struct sandbox_role {
 int sandbox_role_add(struct sandbox_role *role, const struct syscall_row *table);
 
 /*
- * The filter of a role, made in stage 2 so that a new thread only has to load it. Takes NULL in
- * sandbox_filter_free. A builder makes any number, on one thread at a time; it begins with all zero
- * but the mode.
+ * The filter of a role, made in stage 2 so that a new thread only has to load it; *ret is NULL with
+ * SANDBOX_OFF. Any thread. Takes NULL in sandbox_filter_free.
  */
-struct sandbox_builder {
-	enum sandbox_mode mode;
-	bool open;       /* private, as are those below */
-	int fd;
-	size_t used;
-};
 struct sandbox_filter;
-int sandbox_filter_build(struct sandbox_filter **ret, const struct sandbox_role *role,
-	struct sandbox_builder *builder, struct error *err) NEEDS_CHECK;
+int sandbox_filter_build(struct sandbox_filter **ret, const struct sandbox_role *role, enum sandbox_mode mode,
+	struct error *err) NEEDS_CHECK;
 void sandbox_filter_free(struct sandbox_filter *filter);
-void sandbox_builder_end(struct sandbox_builder *builder);
+
+/*
+ * sandbox_program.c. The rows of a role as a program of seccomp(2): SECCOMP_RET_ALLOW for what is
+ * listed, `otherwise` for the rest, SECCOMP_RET_KILL_PROCESS for calls in the manner of another
+ * CPU. Returns how many instructions it wrote. -E2BIG: more than `room`; -EINVAL: a number that is
+ * no system call's. Both are mistakes in a table. Any thread.
+ */
+struct sock_filter;
+int sandbox_program(struct sock_filter *code, size_t room, const struct sandbox_role *role, uint32_t otherwise);
 
 int sandbox_early(const int *keep_fds, size_t nkeep, struct error *err) NEEDS_CHECK;
 

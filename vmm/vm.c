@@ -161,7 +161,7 @@ static int make_buses(struct vm *vm, struct error *err)
 }
 
 /* In the order in which main needs them. */
-enum { ASIDE_MODEL, ASIDE_CONFINE, ASIDE_FILTERS, ASIDE_WORKERS };
+enum { ASIDE_MODEL, ASIDE_CONFINE };
 
 static int model_aside(void *ctx, struct error *err)
 {
@@ -287,43 +287,19 @@ static int make_roles(struct vm *vm, struct error *err)
 	return r < 0 ? error_set(err, -r, "a sandbox role has too many tables") : 0;
 }
 
-/* The filters are made while libseccomp may still open what it likes. */
-static int filters_aside(void *ctx, struct error *err)
+/* When all devices are there, which have their say in main's role too. */
+static int make_filters(struct vm *vm, struct error *err)
 {
-	struct vm *vm = ctx;
+	int r = sandbox_filter_build(&vm->vcpu_filter, &vm->vcpu_role, vm->mode, err);
 
-	return sandbox_filter_build(&vm->vcpu_filter, &vm->vcpu_role, &vm->builder, err);
-}
-
-/* Added when all devices are there, which have their say in main's role too. */
-static int workers_aside(void *ctx, struct error *err)
-{
-	struct vm *vm = ctx;
-	int r = sandbox_filter_build(&vm->main_filter, &vm->main_role, &vm->builder, err);
-
-	for (unsigned i = 0; i < vm->nworkers && r == 0; i++)
-		r = worker_make_filter(vm->workers[i], &vm->builder, err);
-	sandbox_builder_end(&vm->builder);
-	return r;
+	return r < 0 ? r : sandbox_filter_build(&vm->main_filter, &vm->main_role, vm->mode, err);
 }
 
 static void begin_aside(struct vm *vm)
 {
 	aside_add(&vm->aside, model_aside, vm);
 	aside_add(&vm->aside, confine_aside, vm);
-	aside_add(&vm->aside, filters_aside, vm);
 	aside_start(&vm->aside);
-}
-
-/* Both of filters; the first one's sentence goes first. */
-static int end_aside(struct vm *vm, int r, struct error *err)
-{
-	if (r == 0)
-		r = aside_wait(&vm->aside, ASIDE_FILTERS, err);
-	if (r == 0)
-		r = aside_wait(&vm->aside, ASIDE_WORKERS, err);
-	aside_end(&vm->aside);
-	return r;
 }
 
 int vm_create(struct vm **ret, const struct options *options, enum sandbox_mode mode, struct error *err)
@@ -339,7 +315,6 @@ int vm_create(struct vm **ret, const struct options *options, enum sandbox_mode 
 	vm->kvm = (struct kvm){ .dev_fd = -1, .vm_fd = -1 };
 	vm->boot_config.kernel_fd = vm->boot_config.initramfs_fd = -1;
 	vm->ahead = (struct sandbox_ahead){ -1, -1 };
-	vm->builder.mode = mode;
 	vm->reboot = choice(vm, "on-reset") == ON_RESET_REBOOT;
 	r = vm_events_init(vm, err);
 	if (r == 0)
@@ -365,12 +340,12 @@ int vm_create(struct vm **ret, const struct options *options, enum sandbox_mode 
 	if (r == 0)
 		r = vm_devices_create(vm, err);
 	if (r == 0)
-		aside_add(&vm->aside, workers_aside, vm);
+		r = make_filters(vm, err);
 	if (r == 0)
 		r = load_images(vm, err);
 	if (r == 0)
 		r = reset_vcpus(vm, err);
-	r = end_aside(vm, r, err);
+	aside_end(&vm->aside);
 	if (r < 0) {
 		vm_destroy(vm);
 		return r;
@@ -400,7 +375,6 @@ void vm_destroy(struct vm *vm)
 		close(vm->boot_config.initramfs_fd);
 	sandbox_filter_free(vm->vcpu_filter);
 	sandbox_filter_free(vm->main_filter);
-	sandbox_builder_end(&vm->builder);
 	sandbox_ahead_close(&vm->ahead);
 	loop_destroy(vm->loop);
 	if (vm->signal_fd >= 0)

@@ -94,7 +94,6 @@ struct vm {
 	struct sandbox_filter *vcpu_filter, *main_filter;
 	struct aside aside;         /* until vm_create() returns */
 	struct sandbox_ahead ahead; /* for sandbox_confine() */
-	struct sandbox_builder builder; /* of the filters; aside */
 };
 
 /* Builds everything; on failure nothing is left. Main. */

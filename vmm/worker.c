@@ -122,19 +122,12 @@ static void *worker_main(void *arg)
 	return NULL;
 }
 
-int worker_make_filter(struct worker *w, struct sandbox_builder *builder, struct error *err)
-{
-	return sandbox_filter_build(&w->filter, &w->role, builder, err);
-}
-
 int worker_run(struct worker *w, enum sandbox_mode mode, struct error *err)
 {
-	struct sandbox_builder builder = { .mode = mode };
 	sigset_t all;
 	pthread_attr_t attr;
-	int r = w->filter ? 0 : worker_make_filter(w, &builder, err);
+	int r = sandbox_filter_build(&w->filter, &w->role, mode, err);
 
-	sandbox_builder_end(&builder);
 	if (r < 0)
 		return r;
 	loop_seal(w->loop);

@@ -33,11 +33,6 @@ struct loop *worker_loop(struct worker *worker);
 int worker_allow(struct worker *worker, const struct syscall_row *table);
 const struct sandbox_role *worker_role(const struct worker *worker);
 
-/*
- * The filter of all that was allowed by now; for worker_run(), which otherwise makes it. On main's
- * behalf also beside main (vmm/aside.h).
- */
-int worker_make_filter(struct worker *worker, struct sandbox_builder *builder, struct error *err) NEEDS_CHECK;
 /* Start the thread; the filter is its first line. Main only, once. */
 int worker_run(struct worker *worker, enum sandbox_mode mode, struct error *err) NEEDS_CHECK;
 

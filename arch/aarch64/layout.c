@@ -15,6 +15,7 @@
  * them; those are only names that KVM and we give to routes, the guest sees its own LPIs.
  */
 #include <errno.h>
+#include <linux/audit.h>
 #include <sys/ioctl.h>
 
 #include "arch/aarch64/arm64.h"
@@ -29,6 +30,7 @@ enum {
 };
 
 const char arch_name[] = "aarch64";
+const uint32_t arch_audit = AUDIT_ARCH_AARCH64;
 
 const struct arch_cap arch_caps[] = {
 	{ KVM_CAP_IRQCHIP, "KVM_CAP_IRQCHIP", "the interrupt controller" },

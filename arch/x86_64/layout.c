@@ -15,6 +15,7 @@
  */
 #include <cpuid.h>
 #include <errno.h>
+#include <linux/audit.h>
 
 #include "arch/x86_64/x86.h"
 
@@ -30,6 +31,7 @@ enum {
 };
 
 const char arch_name[] = "x86_64";
+const uint32_t arch_audit = AUDIT_ARCH_X86_64;
 
 const struct arch_cap arch_caps[] = {
 	{ KVM_CAP_IRQCHIP, "KVM_CAP_IRQCHIP", "the interrupt controllers" },

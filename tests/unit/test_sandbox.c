@@ -60,7 +60,6 @@ static void try_map_exec(void)
 static int signal_of(void (*try)(void), enum sandbox_mode mode)
 {
 	struct sandbox_role role = { .name = "test" };
-	struct sandbox_builder builder = { .mode = mode };
 	struct sandbox_filter *filter = NULL;
 	struct error err = { "" };
 	int status;
@@ -69,8 +68,7 @@ static int signal_of(void (*try)(void), enum sandbox_mode mode)
 	cr_assert_eq(sandbox_role_add(&role, sandbox_thread_syscalls), 0);
 	cr_assert_eq(sandbox_role_add(&role, few), 0);
 	cr_assert_eq(sandbox_role_add(&role, few), 0, "twice is once");
-	cr_assert_eq(sandbox_filter_build(&filter, &role, &builder, &err), 0, "%s", err.text);
-	sandbox_builder_end(&builder);
+	cr_assert_eq(sandbox_filter_build(&filter, &role, mode, &err), 0, "%s", err.text);
 	child = fork();
 	if (child == 0) {
 		if (sandbox_early(NULL, 0, &err) == 0 && sandbox_seal(filter, &err) == 0)
