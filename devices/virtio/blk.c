@@ -162,18 +162,13 @@ static int make_queue(struct blk *blk, struct blk_queue *bq, struct error *err)
 
 	bq->blk = blk;
 	/*
-	 * Untouched pages of these cost nothing: the free list is a stack, so a lightly used queue
-	 * uses few slots.
+	 * Untouched pages of these cost nothing: slots are written when they are first taken, and
+	 * the free list is a stack, so a lightly used queue uses few.
 	 */
-	bq->requests = calloc(n, sizeof(*bq->requests));
+	bq->requests = malloc(n * sizeof(*bq->requests));
 	bq->iov = calloc((size_t)n * blk->max_iov, sizeof(*bq->iov));
 	if (!bq->requests || !bq->iov)
 		return error_set(err, ENOMEM, "out of memory for %u requests", n);
-	for (unsigned i = n; i--;) {
-		bq->requests[i].iov = bq->iov + (size_t)i * blk->max_iov;
-		bq->requests[i].next = bq->free;
-		bq->free = &bq->requests[i];
-	}
 	return blk->disk->ops->queue_create(&bq->disk_queue, blk->disk, n, &events, err);
 }
 

@@ -150,7 +150,8 @@ struct blk_queue {
 	struct disk_queue *disk_queue;/* const */
 	struct blk_request *requests; /* const; as many as the queue has descriptors at most */
 	struct iovec *iov;            /* const */
-	struct blk_request *free;     /* owner */
+	unsigned used;                /* owner; slots that were ever taken, and only those have contents */
+	struct blk_request *free;     /* owner; of those */
 	struct queue *queue;          /* owner; NULL while stopped */
 	bool stable;                  /* owner; writes of this batch are done when stable */
 	bool in_handle;               /* owner; the caller of handle() flushes the queue */

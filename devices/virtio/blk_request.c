@@ -21,11 +21,24 @@
 
 /* --- completing --- */
 
+/* A slot's first use. The queue never has more chains out than there are slots. */
+static __attribute__((noinline)) struct blk_request *request_new(struct blk_queue *bq)
+{
+	struct blk_request *rq = &bq->requests[bq->used];
+
+	*rq = (struct blk_request){ .iov = bq->iov + (size_t)bq->used * bq->blk->max_iov };
+	bq->used++;
+	return rq;
+}
+
 static struct blk_request *request_take(struct blk_queue *bq, struct chain *chain)
 {
 	struct blk_request *rq = bq->free;
 
-	bq->free = rq->next;
+	if (rq)
+		bq->free = rq->next;
+	else
+		rq = request_new(bq);
 	rq->chain = chain;
 	rq->nranges = rq->range = 0;
 	return rq;
