@@ -7,6 +7,7 @@
 #include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -19,6 +20,8 @@
 
 enum {
 	HEAP_STEP = 256 * KIB,
+	HEAP_LARGE = 64 * KIB,
+	HEAP_USED = 96 * KIB,
 	CONFIG_FILE_MAX = 4 * MIB,
 	NAME_IN_SENTENCE_MAX = 200,
 	FDS_KEPT_MAX = 64,
@@ -195,6 +198,27 @@ static int print_and_end(const struct options *o)
 	return options_switch(o, "check") ? check_host() : -1;
 }
 
+static void prepare_heap(void)
+{
+	char *start = sbrk(0);
+
+	/*
+	 * One arena: a thread that allocates its first byte must not map memory for an arena of its
+	 * own.
+	 */
+	mallopt(M_ARENA_MAX, 1);
+	/* In few steps. */
+	mallopt(M_TOP_PAD, HEAP_STEP);
+	/* What is large is hardly touched: not between what is. */
+	mallopt(M_MMAP_THRESHOLD, HEAP_LARGE);
+	/*
+	 * What every machine uses, in one go: page by page it takes twice as long. Before Linux
+	 * 5.14 it is page by page.
+	 */
+	free(malloc(1));
+	madvise(start, HEAP_USED, MADV_POPULATE_WRITE);
+}
+
 int main(int argc, char **argv)
 {
 	const struct option_group *groups[OPTIONS_TABLE_MAX];
@@ -204,13 +228,7 @@ int main(int argc, char **argv)
 	int r, status;
 
 	fill_standard_fds();
-	/*
-	 * One arena: a thread that allocates its first byte must not map memory for an arena of its
-	 * own.
-	 */
-	mallopt(M_ARENA_MAX, 1);
-	/* In few steps. */
-	mallopt(M_TOP_PAD, HEAP_STEP);
+	prepare_heap();
 	r = options_table_collect(groups, ARRAY_SIZE(groups), device_types);
 	if (r == 0)
 		r = options_create(&o, groups);
