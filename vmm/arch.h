@@ -71,6 +71,8 @@ struct arch_vm;
 int arch_vm_init(struct kvm *kvm, const struct arch_cpu_config *cpus, struct error *err) NEEDS_CHECK;
 /* Takes NULL; after the vCPUs, before the VM is closed. */
 void arch_vm_free(struct arch_vm *vm);
+/* Can lines be wired only when all vCPUs are there? */
+extern const bool arch_vcpus_before_lines;
 
 /*
  * The routes of wired lines, which KVM wants repeated with every new table of MSI routes. Returns

@@ -104,12 +104,19 @@ int aside_wait(struct aside *a, unsigned i, struct error *err)
 	return a->job[i].result;
 }
 
+void aside_close(struct aside *a)
+{
+	if (!a->running || atomic_load_explicit(&a->added, memory_order_relaxed) & NO_MORE)
+		return;
+	atomic_fetch_or_explicit(&a->added, NO_MORE, memory_order_relaxed);
+	futex_wake(&a->added);
+}
+
 void aside_end(struct aside *a)
 {
 	if (!a->running)
 		return;
-	atomic_fetch_or_explicit(&a->added, NO_MORE, memory_order_relaxed);
-	futex_wake(&a->added);
+	aside_close(a);
 	pthread_join(a->thread, NULL);
 	a->running = false;
 }

@@ -1,7 +1,7 @@
 /*
  * Work of stage 2 that main needs later, done meanwhile by one more thread: what takes the kernel
- * long and waits for nothing else. The thread lives in stage 2 only. It ends before the process is
- * confined, so no thread of a running machine has rights that main gave up.
+ * long and waits for nothing else. The thread works in stage 2 only, and is gone before a vCPU
+ * runs, so no thread of a running machine has rights that main gave up.
  *
  * Jobs run one after the other, in the order in which they were added. Where no thread can be had
  * they run on main, when it waits for them: then they are late, and nothing else is different.
@@ -36,6 +36,8 @@ struct aside {
 /* All are main's. Jobs may be added before the start too. At most ASIDE_JOBS_MAX in all. */
 void aside_add(struct aside *a, aside_fn *fn, void *ctx);
 void aside_start(struct aside *a);
+/* Nothing more will be added: the thread ends by itself when it is through. */
+void aside_close(struct aside *a);
 /* Waits for the job that was added as number `i` (from 0), and gives its result and sentence. */
 int aside_wait(struct aside *a, unsigned i, struct error *err) NEEDS_CHECK;
 /* Waits for all that were added, and the thread is gone. One never started is welcome. */

@@ -5,7 +5,7 @@
  * Namespaces come first and Landlock is the second layer. A host that forbids namespaces to us (no
  * user namespaces for ordinary users) leaves Landlock; one that has neither leaves the filters.
  * --sandbox=auto takes what there is and says at info level what there is not; strict refuses to
- * start. sandbox_confine() runs while the process has one thread.
+ * start. sandbox_confine() runs on the only thread, but for the one that made namespaces ahead.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -22,6 +22,8 @@
 #include "vmm/landlock.h"
 #include "vmm/log.h"
 #include "vmm/sandbox.h"
+
+enum { THREAD_FD = O_EXCL /* PIDFD_THREAD of pidfd_open(2): a thread, not its process */ };
 
 int sandbox_early(const int *keep_fds, size_t nkeep, struct error *err)
 {
@@ -88,53 +90,15 @@ static int empty_root(void)
 	return 0;
 }
 
-/* A namespace of the calling thread's; the fd, or below 0. */
-static int make(int kind, const char *path)
-{
-	return unshare(kind) < 0 ? -1 : open(path, O_RDONLY | O_CLOEXEC);
-}
-
-void sandbox_go_ahead(struct sandbox_ahead *ret)
-{
-	*ret = (struct sandbox_ahead){ -1, -1 };
-	if (geteuid() != 0)
-		return;
-	ret->net_fd = make(CLONE_NEWNET, "/proc/thread-self/ns/net");
-	ret->mount_fd = make(CLONE_NEWNS, "/proc/thread-self/ns/mnt");
-	if (ret->mount_fd >= 0 && empty_root() < 0) {
-		close(ret->mount_fd);
-		ret->mount_fd = -1;
-	}
-}
-
-void sandbox_ahead_close(struct sandbox_ahead *ahead)
-{
-	if (ahead->net_fd >= 0)
-		close(ahead->net_fd);
-	if (ahead->mount_fd >= 0)
-		close(ahead->mount_fd);
-	*ahead = (struct sandbox_ahead){ -1, -1 };
-}
-
-/* What is still to be made, of `all`, once those made ahead were entered. */
-static int enter(const struct sandbox_ahead *ahead, int all)
-{
-	if ((all & CLONE_NEWNET) && ahead->net_fd >= 0 && setns(ahead->net_fd, CLONE_NEWNET) == 0)
-		all &= ~CLONE_NEWNET;
-	if (ahead->mount_fd >= 0 && setns(ahead->mount_fd, CLONE_NEWNS) == 0)
-		all &= ~CLONE_NEWNS;
-	return all;
-}
-
 static const struct {
 	int flag;
-	const char *name;
-} kinds[] = {
-	{ CLONE_NEWNS, "mounts" },
-	{ CLONE_NEWNET, "network" },
-	{ CLONE_NEWIPC, "IPC" },
-	{ CLONE_NEWUTS, "host name" },
-	{ CLONE_NEWCGROUP, "cgroups" },
+	const char *name, *path;
+} kinds[SANDBOX_KINDS] = {
+	{ CLONE_NEWNS, "mounts", "/proc/thread-self/ns/mnt" },
+	{ CLONE_NEWNET, "network", "/proc/thread-self/ns/net" },
+	{ CLONE_NEWIPC, "IPC", "/proc/thread-self/ns/ipc" },
+	{ CLONE_NEWUTS, "host name", "/proc/thread-self/ns/uts" },
+	{ CLONE_NEWCGROUP, "cgroups", "/proc/thread-self/ns/cgroup" },
 };
 
 enum { ALL_KINDS = CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP, LIST_MAX = 64 };
@@ -142,7 +106,7 @@ enum { ALL_KINDS = CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CL
 /* All at once, or, when the kernel refuses one of them, each by itself. What is still missing. */
 static int make_each(int missing)
 {
-	if (unshare(missing) == 0)
+	if (!missing || unshare(missing) == 0)
 		return 0;
 	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++)
 		if ((missing & kinds[i].flag) && unshare(kinds[i].flag) == 0)
@@ -150,19 +114,89 @@ static int make_each(int missing)
 	return missing;
 }
 
+void sandbox_ahead_init(struct sandbox_ahead *ret)
+{
+	*ret = (struct sandbox_ahead){ .thread_fd = -1 };
+	for (size_t i = 0; i < ARRAY_SIZE(ret->fd); i++)
+		ret->fd[i] = -1;
+}
+
+void sandbox_ahead_network(struct sandbox_ahead *ret)
+{
+	if (geteuid() == 0)
+		ret->made = CLONE_NEWNET & ~make_each(CLONE_NEWNET);
+}
+
+void sandbox_ahead_others(struct sandbox_ahead *ret)
+{
+	const int others = ALL_KINDS & ~CLONE_NEWNET;
+
+	if (geteuid() != 0)
+		return;
+	ret->made |= others & ~make_each(others);
+	ret->thread_fd = (int)syscall(SYS_pidfd_open, syscall(SYS_gettid), THREAD_FD);
+	/* Before Linux 6.9: one by one, while there is a /proc. */
+	for (size_t i = 0; i < ARRAY_SIZE(kinds) && ret->thread_fd < 0; i++) {
+		if (ret->made & kinds[i].flag)
+			ret->fd[i] = open(kinds[i].path, O_RDONLY | O_CLOEXEC);
+		if (ret->fd[i] < 0)
+			ret->made &= ~kinds[i].flag;
+	}
+	/* A namespace of mounts is worth nothing with the host's files in it. */
+	if ((ret->made & CLONE_NEWNS) && empty_root() < 0)
+		ret->made &= ~CLONE_NEWNS;
+}
+
+bool sandbox_ahead_complete(const struct sandbox_ahead *ahead)
+{
+	return ahead->made == ALL_KINDS;
+}
+
+void sandbox_ahead_close(struct sandbox_ahead *ahead)
+{
+	if (ahead->thread_fd >= 0)
+		close(ahead->thread_fd);
+	for (size_t i = 0; i < ARRAY_SIZE(ahead->fd); i++)
+		if (ahead->fd[i] >= 0)
+			close(ahead->fd[i]);
+	sandbox_ahead_init(ahead);
+}
+
+/* What is still to be made, of `all`, once those made ahead were entered. */
+static int enter(const struct sandbox_ahead *made, int all)
+{
+	int these = all & made->made;
+
+	if (made->thread_fd >= 0)
+		return these && setns(made->thread_fd, these) == 0 ? all & ~these : all;
+	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++)
+		if ((these & kinds[i].flag) && setns(made->fd[i], kinds[i].flag) == 0)
+			all &= ~kinds[i].flag;
+	return all;
+}
+
+/* Those made ahead, once they are; NULL: none. */
+static struct sandbox_ahead *ahead(const struct sandbox_confine_config *config)
+{
+	if (config->ahead && config->wait)
+		config->wait(config->ctx);
+	return config->ahead;
+}
+
 /*
  * No namespace for processes: unshare(2) puts only children into it, and after it a process cannot
  * start threads. That nobody can be seen or signalled is the filters' and Landlock's business.
  */
-static int namespaces(struct sandbox_ahead *ahead, int wanted, bool own_root, int *ret_why)
+static int namespaces(const struct sandbox_confine_config *config, int wanted, bool own_root, int *ret_why)
 {
-	int missing = ahead ? enter(ahead, wanted) : wanted, left = missing;
+	int missing = wanted, left;
 
 	*ret_why = 0;
-	if (ahead)
-		sandbox_ahead_close(ahead);
-	if (geteuid() == 0)
-		left = make_each(missing);
+	if (ahead(config)) {
+		missing = enter(config->ahead, wanted);
+		sandbox_ahead_close(config->ahead);
+	}
+	left = missing && geteuid() == 0 ? make_each(missing) : missing;
 	/* Root in a container often lacks the right; then he is as good as an ordinary user. */
 	if (left == ALL_KINDS) {
 		*ret_why = -own_user_namespace();
@@ -195,15 +229,18 @@ static int own_namespaces(const struct sandbox_confine_config *config, struct er
 	size_t at = 0;
 
 	if (config->jail) {
+		/* Before this thread has another root, which the one beside it may share. */
+		struct sandbox_ahead *made = ahead(config);
+
 		own_root = config->jail->root_fd >= 0;
 		/* A root of its own would be left for the one that was made ahead. */
-		if (own_root && config->ahead)
-			sandbox_ahead_close(config->ahead);
+		if (own_root && made)
+			sandbox_ahead_close(made);
 		wanted &= config->jail->netns_fd >= 0 ? ~CLONE_NEWNET : ALL_KINDS;
 		if (jail_enter(config->jail, err) < 0)
 			return -EPERM;
 	}
-	missing = namespaces(config->ahead, wanted, own_root, &why);
+	missing = namespaces(config, wanted, own_root, &why);
 	if (!missing)
 		return 0;
 	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++)

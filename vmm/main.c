@@ -164,6 +164,8 @@ static int run(const struct options *o)
 	 * as the last.
 	 */
 	confine.ahead = &vm->ahead;
+	confine.wait = vm_wait_ahead;
+	confine.ctx = vm;
 	confine.main = &vm->main_role;
 	confine.how = ((const struct options_choice *)options_get(o, "sandbox", 0))->value;
 	if (sandbox_confine(&confine, &err) < 0 || vm_start(vm, &err) < 0)

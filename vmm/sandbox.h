@@ -77,17 +77,25 @@ int sandbox_program(struct sock_filter *code, size_t room, const struct sandbox_
 int sandbox_early(const int *keep_fds, size_t nkeep, struct error *err) NEEDS_CHECK;
 
 /*
- * The two namespaces that take longest, made beside stage 2 for sandbox_confine(): a network of its
- * own, and an empty root. A fd below 0: none, stage 3 makes it.
+ * Namespaces made beside stage 2 for sandbox_confine(); that of mounts has an empty root. What is
+ * not among them stage 3 makes.
  */
+enum { SANDBOX_KINDS = 5 };
 struct sandbox_ahead {
-	int net_fd, mount_fd;
+	int made;              /* CLONE_NEW* */
+	int thread_fd;         /* the thread that is in them, as long as it lives; below 0: they are in fd[] */
+	int fd[SANDBOX_KINDS]; /* by kind, as confine.c counts them */
 };
+/* None so far. */
+void sandbox_ahead_init(struct sandbox_ahead *ret);
 /*
  * On a thread of its own (vmm/aside.h), which is in those namespaces afterwards. What it cannot
  * have is left to stage 3, as all of it is for ordinary users, who need a user namespace first.
  */
-void sandbox_go_ahead(struct sandbox_ahead *ret);
+void sandbox_ahead_network(struct sandbox_ahead *ret);
+void sandbox_ahead_others(struct sandbox_ahead *ret);
+/* All were made: sandbox_confine() will need no user namespace, so it may have another thread. */
+bool sandbox_ahead_complete(const struct sandbox_ahead *ahead);
 /* Takes what sandbox_confine() did not. */
 void sandbox_ahead_close(struct sandbox_ahead *ahead);
 
@@ -102,6 +110,8 @@ struct sandbox_confine_config {
 	enum sandbox_confine_how how;
 	const struct sandbox_role *main; /* what main must still be able to do afterwards; NULL: anything */
 	struct sandbox_ahead *ahead; /* NULL: none; its fds are closed */
+	void (*wait)(void *ctx);     /* until `ahead` may be looked at; NULL: at once */
+	void *ctx;
 	uint64_t nofile; /* fds still allowed to exist */
 };
 int sandbox_confine(const struct sandbox_confine_config *config, struct error *err) NEEDS_CHECK;

@@ -161,7 +161,11 @@ static int make_buses(struct vm *vm, struct error *err)
 }
 
 /* In the order in which main needs them. */
-enum { ASIDE_MODEL, ASIDE_CONFINE };
+/*
+ * The network first: until it is there, whoever sets up a tap on main waits for the same lock of
+ * the kernel's.
+ */
+enum { ASIDE_NETWORK, ASIDE_MODEL, ASIDE_OTHERS };
 
 static int model_aside(void *ctx, struct error *err)
 {
@@ -172,20 +176,40 @@ static int model_aside(void *ctx, struct error *err)
 	return arch_cpu_model_create(&vm->model, &kvm, &vm->cpus, err);
 }
 
-static int confine_aside(void *ctx, struct error *err)
+/* Not where there was no thread to be had: main must not lose the host's files and network yet. */
+static bool goes_ahead(const struct vm *vm)
+{
+	return vm->mode != SANDBOX_OFF && choice(vm, "sandbox") != SANDBOX_CONFINE_OFF &&
+		!pthread_equal(pthread_self(), vm->main_thread);
+}
+
+static int network_aside(void *ctx, struct error *err)
 {
 	struct vm *vm = ctx;
 
 	(void)err; /* what could not be had, stage 3 tries again and tells of */
-	if (vm->mode != SANDBOX_OFF && choice(vm, "sandbox") != SANDBOX_CONFINE_OFF)
-		sandbox_go_ahead(&vm->ahead);
+	if (goes_ahead(vm))
+		sandbox_ahead_network(&vm->ahead);
+	return 0;
+}
+
+static int others_aside(void *ctx, struct error *err)
+{
+	struct vm *vm = ctx;
+
+	(void)err; /* as above */
+	if (goes_ahead(vm))
+		sandbox_ahead_others(&vm->ahead);
 	return 0;
 }
 
 static int make_vcpus(struct vm *vm, struct error *err)
 {
-	int r = aside_wait(&vm->aside, ASIDE_MODEL, err);
+	int r;
 
+	if (vm->nvcpus)
+		return 0;
+	r = aside_wait(&vm->aside, ASIDE_MODEL, err);
 	if (r < 0)
 		return r;
 	vm->vcpus = calloc(vm->cpus.boot, sizeof(*vm->vcpus));
@@ -208,6 +232,11 @@ static int make_vcpus(struct vm *vm, struct error *err)
 			return r;
 	}
 	return vcpu_install_signal(err);
+}
+
+static int vcpus_before_lines(struct vm *vm, struct error *err)
+{
+	return arch_vcpus_before_lines ? make_vcpus(vm, err) : 0;
 }
 
 static int open_image(const char *option, const char *path, struct error *err)
@@ -297,15 +326,42 @@ static int make_filters(struct vm *vm, struct error *err)
 
 static void begin_aside(struct vm *vm)
 {
+	aside_add(&vm->aside, network_aside, vm);
 	aside_add(&vm->aside, model_aside, vm);
-	aside_add(&vm->aside, confine_aside, vm);
+	aside_add(&vm->aside, others_aside, vm);
 	aside_start(&vm->aside);
+}
+
+/* First what the thread beside main needs, which has most to do. */
+static int begin(struct vm *vm, struct error *err)
+{
+	int r = read_cpu_config(vm, err);
+
+	if (r == 0)
+		r = kvm_open(&vm->kvm, err);
+	if (r == 0)
+		r = check_cpus(vm, err);
+	if (r == 0)
+		begin_aside(vm);
+	return r;
+}
+
+static int make_machine(struct vm *vm, struct error *err)
+{
+	int r = kvm_create_vm(&vm->kvm, err);
+
+	if (r == 0)
+		r = add_memory(vm, err);
+	return r < 0 ? r : arch_vm_init(&vm->kvm, &vm->cpus, err);
 }
 
 int vm_create(struct vm **ret, const struct options *options, enum sandbox_mode mode, struct error *err)
 {
+	/* Each needs what those before it made. */
+	static int (*const steps[])(struct vm *, struct error *) = { begin, vm_events_init, make_roles, make_machine,
+		make_buses, vcpus_before_lines, vm_devices_create, make_filters, make_vcpus, load_images, reset_vcpus };
 	struct vm *vm = calloc(1, sizeof(*vm));
-	int r;
+	int r = 0;
 
 	if (!vm)
 		return error_set(err, ENOMEM, "out of memory");
@@ -313,39 +369,11 @@ int vm_create(struct vm **ret, const struct options *options, enum sandbox_mode 
 	vm->mode = mode;
 	vm->main_thread = pthread_self();
 	vm->kvm = (struct kvm){ .dev_fd = -1, .vm_fd = -1 };
-	vm->boot_config.kernel_fd = vm->boot_config.initramfs_fd = -1;
-	vm->ahead = (struct sandbox_ahead){ -1, -1 };
+	vm->boot_config.kernel_fd = vm->boot_config.initramfs_fd = vm->signal_fd = vm->inbox.fd = -1;
+	sandbox_ahead_init(&vm->ahead);
 	vm->reboot = choice(vm, "on-reset") == ON_RESET_REBOOT;
-	r = vm_events_init(vm, err);
-	if (r == 0)
-		r = make_roles(vm, err);
-	if (r == 0)
-		r = read_cpu_config(vm, err);
-	if (r == 0)
-		r = kvm_open(&vm->kvm, err);
-	if (r == 0)
-		r = check_cpus(vm, err);
-	if (r == 0)
-		begin_aside(vm);
-	if (r == 0)
-		r = kvm_create_vm(&vm->kvm, err);
-	if (r == 0)
-		r = add_memory(vm, err);
-	if (r == 0)
-		r = arch_vm_init(&vm->kvm, &vm->cpus, err);
-	if (r == 0)
-		r = make_buses(vm, err);
-	if (r == 0)
-		r = make_vcpus(vm, err);
-	if (r == 0)
-		r = vm_devices_create(vm, err);
-	if (r == 0)
-		r = make_filters(vm, err);
-	if (r == 0)
-		r = load_images(vm, err);
-	if (r == 0)
-		r = reset_vcpus(vm, err);
-	aside_end(&vm->aside);
+	for (size_t i = 0; i < ARRAY_SIZE(steps) && r == 0; i++)
+		r = steps[i](vm, err);
 	if (r < 0) {
 		vm_destroy(vm);
 		return r;
@@ -354,10 +382,24 @@ int vm_create(struct vm **ret, const struct options *options, enum sandbox_mode 
 	return 0;
 }
 
+void vm_wait_ahead(void *ctx)
+{
+	struct vm *vm = ctx;
+
+	(void)!aside_wait(&vm->aside, ASIDE_OTHERS, NULL);
+	/*
+	 * The thread lives until stage 3 has entered them. Where that will need a user namespace,
+	 * main must be the only thread.
+	 */
+	if (!sandbox_ahead_complete(&vm->ahead))
+		aside_end(&vm->aside);
+}
+
 void vm_destroy(struct vm *vm)
 {
 	if (!vm)
 		return;
+	aside_end(&vm->aside);
 	vm_devices_destroy(vm);
 	for (unsigned i = 0; i < vm->nvcpus; i++)
 		vcpu_destroy(&vm->vcpus[i]);

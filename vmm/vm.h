@@ -92,12 +92,14 @@ struct vm {
 	bool stuck;                 /* PAUSED for a device that holds what failed: the devices run */
 	struct sandbox_role vcpu_role, main_role;
 	struct sandbox_filter *vcpu_filter, *main_filter;
-	struct aside aside;         /* until vm_create() returns */
+	struct aside aside;         /* until vm_start() */
 	struct sandbox_ahead ahead; /* for sandbox_confine() */
 };
 
 /* Builds everything; on failure nothing is left. Main. */
 int vm_create(struct vm **ret, const struct options *options, enum sandbox_mode mode, struct error *err) NEEDS_CHECK;
+/* What sandbox_confine() waits with for vm->ahead; ctx is the machine. */
+void vm_wait_ahead(void *ctx);
 /* Takes NULL; threads must have ended (vm_run returned, or vm_start was never called). */
 void vm_destroy(struct vm *vm);
 /* After sandbox_confine(): worker threads, vCPU threads, main's own filter. */

@@ -385,7 +385,7 @@ static bool ignored(int signal)
 }
 
 /*
- * The first thing of stage 2: from here on a signal finds the machine in a state that it can be
+ * Early in stage 2: from here on a signal finds the machine in a state that it can be
  * ended from.
  */
 static int watch_signals(struct vm *vm, struct error *err)
@@ -419,7 +419,6 @@ int vm_events_init(struct vm *vm, struct error *err)
 	struct loop_source *source;
 	int r;
 
-	vm->signal_fd = vm->inbox.fd = -1;
 	vm->events = (struct vm_events){ .post = post_event, .ctx = vm };
 	pthread_mutex_init(&vm->inbox.lock, NULL);
 	r = loop_create(&vm->loop, err);
@@ -436,12 +435,16 @@ int vm_start(struct vm *vm, struct error *err)
 	int r = 0;
 
 	loop_seal(vm->loop);
-	for (unsigned i = 0; i < vm->nworkers && r == 0; i++)
-		r = worker_run(vm->workers[i], vm->mode, err);
+	aside_close(&vm->aside);
+	/* First those that will have most to do; they are let go when all the others are there. */
 	for (unsigned i = 0; i < vm->nvcpus && r == 0; i++) {
 		vm->vcpus[i].filter = vm->vcpu_filter;
 		r = vcpu_start(&vm->vcpus[i], err);
 	}
+	for (unsigned i = 0; i < vm->nworkers && r == 0; i++)
+		r = worker_run(vm->workers[i], vm->mode, err);
+	/* The last thread that is not confined. */
+	aside_end(&vm->aside);
 	if (r == 0)
 		r = sandbox_seal(vm->main_filter, err);
 	if (r < 0) {

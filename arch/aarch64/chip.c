@@ -16,6 +16,9 @@
 
 enum { V2M_SETSPI = 0x40, GICV2_VCPUS_MAX = 8, GICR_VCPUS_MAX = (ARM64_PCI_MMIO32 - ARM64_GICR) / ARM64_GICR_SIZE };
 
+/* KVM_IRQFD wants a GIC that is ready, and that wants all vCPUs. */
+const bool arch_vcpus_before_lines = true;
+
 static int device_create(struct kvm *kvm, uint32_t type)
 {
 	struct kvm_create_device d = { .type = type };

@@ -94,6 +94,8 @@ int arch_msi_route(struct kvm_irq_routing_entry *ret, const struct arch_vm *vm, 
 	return 0;
 }
 
+const bool arch_vcpus_before_lines = false;
+
 unsigned arch_wired_routes(struct kvm_irq_routing_entry *ret)
 {
 	unsigned n = 0;

@@ -110,6 +110,24 @@ Test(aside, without_a_thread_main_does_what_it_waits_for, .timeout = 120)
 	aside_end(&a);
 }
 
+Test(aside, closed_it_ends_by_itself_when_it_is_through, .timeout = 120)
+{
+	struct aside a = { 0 };
+	int clock = 0;
+	struct work w[2] = { { .clock = &clock }, { .clock = &clock } };
+
+	aside_add(&a, note, &w[0]);
+	aside_start(&a);
+	aside_add(&a, wait_then_note, &w[1]);
+	aside_close(&a);
+	aside_close(&a);
+	atomic_store(&w[1].go, true);
+	/* Not aside_end(), which would close it too. */
+	cr_assert_eq(pthread_join(a.thread, NULL), 0);
+	cr_assert_eq(w[1].order, 2, "what was added before is done");
+	cr_assert_eq(aside_wait(&a, 1, NULL), 0);
+}
+
 Test(aside, the_end_waits_for_what_was_begun, .timeout = 120)
 {
 	struct aside a = { 0 };

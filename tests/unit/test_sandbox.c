@@ -1,9 +1,13 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -142,6 +146,91 @@ Test(sandbox, confined_there_is_no_file_to_open)
 	}
 	cr_assert_eq(waitpid(child, &status, 0), child);
 	cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+/* --- namespaces made ahead --- */
+
+struct ahead_rig {
+	struct sandbox_ahead ahead;
+	pthread_t thread;
+	bool dies;
+	atomic_bool made, go;
+};
+
+static void *make_ahead(void *ctx)
+{
+	struct ahead_rig *rig = ctx;
+
+	sandbox_ahead_network(&rig->ahead);
+	sandbox_ahead_others(&rig->ahead);
+	atomic_store(&rig->made, true);
+	while (!rig->dies && !atomic_load(&rig->go))
+		usleep(100);
+	return NULL;
+}
+
+static void wait_ahead(void *ctx)
+{
+	struct ahead_rig *rig = ctx;
+
+	while (!atomic_load(&rig->made))
+		usleep(100);
+	if (rig->dies)
+		pthread_join(rig->thread, NULL);
+}
+
+/* In a process of its own, as root: 0 if afterwards main has namespaces that nobody had before. */
+static int confine_with_ahead(bool dies)
+{
+	static const char *const names[] = { "net", "mnt", "ipc", "uts", "cgroup" };
+	struct ahead_rig rig = { .dies = dies };
+	const struct sandbox_confine_config config = { .mode = SANDBOX_KILL, .nofile = 64, .ahead = &rig.ahead,
+		.wait = wait_ahead, .ctx = &rig };
+	int ns = open("/proc/self/ns", O_PATH | O_DIRECTORY);
+	struct stat before[ARRAY_SIZE(names)], after;
+	struct error err;
+
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
+		if (fstatat(ns, names[i], &before[i], 0) < 0)
+			return 1;
+	sandbox_ahead_init(&rig.ahead);
+	if (pthread_create(&rig.thread, NULL, make_ahead, &rig) || sandbox_confine(&config, &err) < 0)
+		return 2;
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
+		if (fstatat(ns, names[i], &after, 0) < 0 || after.st_ino == before[i].st_ino)
+			return 10 + (int)i;
+	if (open("/etc/passwd", O_RDONLY) >= 0 || open("/tmp", O_RDONLY) >= 0 || rig.ahead.thread_fd >= 0)
+		return 3;
+	atomic_store(&rig.go, true);
+	return dies ? 0 : pthread_join(rig.thread, NULL);
+}
+
+static void confined_with_ahead(bool dies)
+{
+	int status;
+	pid_t child;
+
+	needs_filters();
+	if (geteuid() != 0)
+		cr_skip_test("only root makes namespaces ahead");
+	child = fork();
+	if (child == 0)
+		_exit(unshare(CLONE_NEWNET) < 0 ? 77 : confine_with_ahead(dies));
+	cr_assert_eq(waitpid(child, &status, 0), child);
+	cr_assert(WIFEXITED(status));
+	if (WEXITSTATUS(status) == 77)
+		cr_skip_test("no right to make namespaces here");
+	cr_assert_eq(WEXITSTATUS(status), 0);
+}
+
+Test(sandbox, all_namespaces_made_ahead_are_entered, .timeout = 120)
+{
+	confined_with_ahead(false);
+}
+
+Test(sandbox, those_of_a_thread_that_is_gone_are_made_anew, .timeout = 120)
+{
+	confined_with_ahead(true);
 }
 
 /* --- how much each role may do --- */
