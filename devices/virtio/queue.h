@@ -98,7 +98,8 @@ int queue_pop(struct queue *q, struct chain **ret) NEEDS_CHECK;
 int queue_pop_batch(struct queue *q, struct chain **ret, unsigned max) NEEDS_CHECK;
 /*
  * Give the chain back as if it had never been popped; only the last one popped, with nothing pushed
- * since, then the one before it. For net rx. On a queue that broke meanwhile it goes back to the driver with used length 0.
+ * since, then the one before it. For net rx. On a queue that broke meanwhile it goes back to the
+ * driver with used length 0.
  */
 void queue_unpop(struct queue *q, struct chain *chain);
 /*
