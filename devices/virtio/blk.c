@@ -16,15 +16,6 @@
 #include "devices/host/disk_open.h"
 #include "devices/virtio/types.h"
 
-struct blk_options {
-	struct virtio_options virtio;
-	char *path, *serial, *overlay;
-	uint64_t null_size;
-	bool readonly, direct, read_zeroes, backing_files, ephemeral;
-	uint32_t num_queues, poll_us, format;
-	struct option_ints affinity;
-};
-
 static int blk_queue_start(struct virtio_device *dev, struct queue *q)
 {
 	struct blk *blk = container_of(dev, struct blk, dev);
@@ -52,7 +43,7 @@ static void blk_queue_stop(struct virtio_device *dev, struct queue *q)
 	bq->queue = NULL;
 }
 
-static bool blk_config_writable(const struct virtio_device *dev, unsigned offset, unsigned len)
+bool blk_config_writable(const struct virtio_device *dev, unsigned offset, unsigned len)
 {
 	return (dev->offered & VIRTIO_BIT(BLK_F_CONFIG_WCE)) && len == 1 &&
 		offset == offsetof(struct blk_config, writeback);
@@ -176,8 +167,12 @@ static int open_disk(struct disk **ret, const struct blk_options *o, struct erro
 		return error_set(err, EINVAL,
 			"--disk path=%s,null=%llu: a disk is a file or none at all; leave out one of the two",
 			o->path, (unsigned long long)o->null_size);
+	r = vhost_user_check_options(&o->vhost_user, "disk", err);
+	if (r)
+		return r;
 	if (!o->path && !o->null_size)
-		return error_set(err, EINVAL, "--disk: what the disk is, is not said; add path=FILE, or null=SIZE");
+		return error_set(err, EINVAL,
+			"--disk: what the disk is, is not said; add path=FILE, null=SIZE or socket=PATH");
 	if (!o->path) {
 		r = disk_null_open(ret, &null, err);
 		return r ? error_prefix(err, r, "--disk null=%llu", (unsigned long long)o->null_size) : 0;
@@ -299,11 +294,12 @@ static const struct option_row blk_rows[] = {
 	{ .key = "affinity", .type = OPTION_INTS, .offset = offsetof(struct blk_options, affinity),
 		.unit = "CPUs",
 		.help = "CPUs of the host for the queues' threads, [2,3]: one each, in turn" },
+	VHOST_USER_OPTION_ROWS(struct blk_options, vhost_user),
 	VIRTIO_OPTION_ROWS("128"),
 	OPTION_ROWS_END,
 };
 
-static const struct option_group blk_group = {
+const struct option_group blk_group = {
 	.flag = "disk",
 	.json = "disks",
 	.kind = OPTION_MANY,
@@ -362,7 +358,8 @@ static int row_create(struct device **ret, const struct device_env *env, const v
 	struct error *err)
 {
 	const struct blk_options *o = options;
-	int r = virtio_create(ret, &virtio_blk_row, &virtio_blk_type, env, options, err);
+	const struct virtio_type *type = o->vhost_user.socket ? &virtio_blk_vhost_user_type : &virtio_blk_type;
+	int r = virtio_create(ret, &virtio_blk_row, type, env, options, err);
 
 	if (r == 0)
 		(*ret)->cmdline = o->readonly ? "root=/dev/vda ro" : "root=/dev/vda rw";
@@ -374,5 +371,6 @@ const struct device_type virtio_blk_row = {
 	.options = &blk_group,
 	.id_prefix = "_disk",
 	.state = &blk_state,
+	.shares_memory = blk_shares_memory,
 	.create = row_create,
 };

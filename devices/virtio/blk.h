@@ -9,6 +9,7 @@
 
 #include "devices/host/disk.h"
 #include "devices/virtio/queue.h"
+#include "devices/virtio/vhost_user.h"
 #include "devices/virtio/virtio.h"
 
 enum {
@@ -26,7 +27,9 @@ enum {
 
 /* §5.2.3, bit numbers */
 enum {
+	BLK_F_SIZE_MAX = 1,
 	BLK_F_SEG_MAX = 2,
+	BLK_F_GEOMETRY = 4,
 	BLK_F_RO = 5,
 	BLK_F_BLK_SIZE = 6,
 	BLK_F_FLUSH = 9,
@@ -75,6 +78,16 @@ struct blk_range {
 	uint32_t num_sectors, flags;
 };
 _Static_assert(sizeof(struct blk_range) == 16, "virtio 1.2 §5.2.6");
+
+struct blk_options {
+	struct virtio_options virtio;
+	char *path, *serial, *overlay;
+	uint64_t null_size;
+	bool readonly, direct, read_zeroes, backing_files, ephemeral;
+	uint32_t num_queues, poll_us, format;
+	struct option_ints affinity;
+	struct vhost_user_options vhost_user;
+};
 
 struct blk_request {
 	struct disk_request disk;     /* first: what done() gets back */
@@ -128,5 +141,12 @@ uint64_t blk_size(const struct blk *blk);
  * all is as before. On the worker of queue 0, whether or not its queue runs.
  */
 int blk_resize(struct virtio_device *dev);
+/* §5.2.4: the cache mode, with VIRTIO_BLK_F_CONFIG_WCE. */
+bool blk_config_writable(const struct virtio_device *dev, unsigned offset, unsigned len);
+extern const struct option_group blk_group;
+
+/* blk_vhost_user.c: the disk is served by another program. */
+extern const struct virtio_type virtio_blk_vhost_user_type;
+bool blk_shares_memory(const void *options);
 
 #endif
