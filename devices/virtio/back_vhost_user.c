@@ -40,7 +40,9 @@ static int on_worker(struct back *back, loop_msg_fn *fn, struct call c)
 
 static bool is_own(const struct back *back, unsigned index)
 {
-	return index >= ((const struct back_vhost_user *)back)->vu->nrings;
+	const struct vhost_user *vu = ((const struct back_vhost_user *)back)->vu;
+
+	return index >= vu->nrings || (vu->kind->is_own && vu->kind->is_own(back->dev, index));
 }
 
 static struct back *own_of(struct back *back)
@@ -134,7 +136,12 @@ static int save(struct back *back, struct state_writer *w)
 
 static int load(struct back *back, struct state_reader *r, struct error *err)
 {
-	return back->dev->type->state ? state_load(r, back->dev->type->state, back->dev, err) : 0;
+	const struct vhost_user_kind *kind = ((struct back_vhost_user *)back)->vu->kind;
+	int ret = back->dev->type->state ? state_load(r, back->dev->type->state, back->dev, err) : 0;
+
+	if (ret == 0 && kind->loaded)
+		kind->loaded(back->dev);
+	return ret;
 }
 
 static void destroy(struct back *back)

@@ -416,7 +416,10 @@ const struct virtio_type virtio_net_type = {
 static int row_create(struct device **ret, const struct device_env *env, const void *options,
 	struct error *err)
 {
-	return virtio_create(ret, &virtio_net_row, &virtio_net_type, env, options, err);
+	const struct net_options *o = options;
+	const struct virtio_type *type = o->vhost_user.socket ? &virtio_net_vhost_user_type : &virtio_net_type;
+
+	return virtio_create(ret, &virtio_net_row, type, env, options, err);
 }
 
 const struct device_type virtio_net_row = {
@@ -425,5 +428,6 @@ const struct device_type virtio_net_row = {
 	.id_prefix = "_net",
 	.state = &net_state,
 	.handed_fd = net_handed_fd,
+	.shares_memory = net_shares_memory,
 	.create = row_create,
 };

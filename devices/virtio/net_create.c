@@ -16,22 +16,7 @@ enum {
 	MTU_MAX = 65521,
 };
 
-enum { ANTI_SPOOF_AUTO, ANTI_SPOOF_ON, ANTI_SPOOF_OFF };
 static const char *const anti_spoof_choices[] = { "auto", "on", "off", NULL };
-
-struct net_options {
-	struct virtio_options virtio;
-	char *tap, *ip, *mask, *forward;
-	struct option_mac mac, host_mac;
-	struct option_ints fd;
-	bool user;
-	uint32_t mtu, num_queues, speed, anti_spoof;
-	bool standby;
-	struct rate_device_options rate;
-	char *capture, *capture_filter;
-	uint64_t capture_size;
-	bool capturing;
-};
 
 static int open_user(struct link **ret, const struct net_options *o, struct error *err)
 {
@@ -75,24 +60,33 @@ static int open_fd(struct link **ret, const struct net_options *o, struct error 
 }
 
 /* The pairing key of §5.1.3.1 is the address: a random one pairs with nothing. */
-static int check_standby(const struct net_options *o, struct error *err)
+int net_check_standby(const struct net_options *o, struct error *err)
 {
 	return !o->standby || o->mac.set ? 0 : error_set(err, EINVAL,
 		"--net standby: the function to pair with is found by its address; give mac=");
+}
+
+int net_check_pairs(const struct net_options *o, struct error *err)
+{
+	return o->num_queues % 2 == 0 ? 0 : error_set(err, EINVAL,
+		"--net num_queues=%u: queues come in pairs, one for each direction; give an even number",
+		o->num_queues);
 }
 
 static int open_link(struct link **ret, const struct net_options *o, struct error *err)
 {
 	unsigned kinds = (unsigned)o->user + (o->tap != NULL) + (o->fd.n > 0);
 
+	int r = vhost_user_check_options(&o->vhost_user, "net", err);
+
+	if (r)
+		return r;
 	if (!kinds)
 		return error_set(err, EINVAL,
 			"--net: where to? write --net user for networking without rights (through "
-			"passt), or --net tap=NAME for a tap interface");
-	if (o->num_queues % 2)
-		return error_set(err, EINVAL,
-			"--net num_queues=%u: queues come in pairs, one for each direction; give an even "
-			"number", o->num_queues);
+			"passt), --net tap=NAME for a tap interface, or --net socket=PATH for vhost-user");
+	if (net_check_pairs(o, err))
+		return -EINVAL;
 	if (kinds > 1)
 		return error_set(err, EINVAL,
 			"--net: user, tap and fd exclude each other; give one of them");
@@ -108,17 +102,17 @@ static int open_link(struct link **ret, const struct net_options *o, struct erro
 	return o->tap ? open_tap(ret, o, err) : open_fd(ret, o, err);
 }
 
-static int choose_mac(struct net *net, const struct net_options *o, struct error *err)
+int net_choose_mac(uint8_t mac[6], const struct net_options *o, struct error *err)
 {
 	if (o->mac.set) {
 		/* no group address: options see to that */
-		memcpy(net->mac, o->mac.bytes, sizeof(net->mac));
+		memcpy(mac, o->mac.bytes, sizeof(o->mac.bytes));
 		return 0;
 	}
-	if (getrandom(net->mac, sizeof(net->mac), 0) != sizeof(net->mac))
+	if (getrandom(mac, sizeof(o->mac.bytes), 0) != sizeof(o->mac.bytes))
 		return error_set(err, EIO,
 			"no random numbers for a MAC address; give one with mac=");
-	net->mac[0] = (uint8_t)((net->mac[0] & 0xfe) | 2); /* not a group, administered locally */
+	mac[0] = (uint8_t)((mac[0] & 0xfe) | 2); /* not a group, administered locally */
 	return 0;
 }
 
@@ -167,12 +161,12 @@ int net_create(struct virtio_device *dev, const struct device_env *env, const vo
 		.mtu = o->mtu, .speed = o->speed, .standby = o->standby,
 		.anti_spoof = o->anti_spoof == ANTI_SPOOF_ON ||
 			(o->anti_spoof == ANTI_SPOOF_AUTO && o->mac.set) };
-	int r = check_standby(o, err);
+	int r = net_check_standby(o, err);
 
 	for (unsigned i = 0; i < ARRAY_SIZE(net->rate) && !r; i++)
 		r = device_rate(&net->rate[i], env, &o->rate, "net", err);
 	if (!r)
-		r = choose_mac(net, o, err);
+		r = net_choose_mac(net->mac, o, err);
 	if (!r)
 		r = open_capture(net, env, o, err);
 	if (!r)
@@ -223,6 +217,7 @@ static const struct option_row net_rows[] = {
 	NET_OPTION("num_queues", OPTION_U32, num_queues, .def = "2", .min = 2,
 		.max = 2 * NET_PAIRS_MAX,
 		.unit = "queues", .help = "queues, two for each pair"),
+	VHOST_USER_OPTION_ROWS(struct net_options, vhost_user),
 	VIRTIO_OPTION_ROWS("256"),
 	OPTION_ROWS_END,
 };

@@ -92,8 +92,7 @@ void vhost_user_lose(struct vhost_user *vu, const char *why)
 
 	if (vu->fd < 0)
 		return;
-	for (unsigned i = 0; i < vu->nrings; i++)
-		vu->ring[i].sent = false;
+	vhost_user_lost_rings(vu);
 	drop(&vu->fd, &vu->source, &vu->rx);
 	drop(&vu->own_fd, &vu->own_source, &vu->own_rx);
 	vu->asked.head.request = VHOST_USER_NONE;

@@ -62,6 +62,13 @@ struct vhost_user_kind {
 	 * the driver is to hear of it. Main, or the worker. NULL: it is ours.
 	 */
 	bool (*config_came)(struct virtio_device *dev, uint8_t *bytes);
+	/*
+	 * Is a queue ours to serve, by the type's handle(), with what the driver has negotiated?
+	 * Those behind the back end's are in any case. Pure. NULL: no other.
+	 */
+	bool (*is_own)(const struct virtio_device *dev, unsigned index);
+	/* Its state was loaded. Main, paused. NULL: nothing to do. */
+	void (*loaded)(struct virtio_device *dev);
 };
 
 struct vhost_user_ring {
@@ -70,6 +77,7 @@ struct vhost_user_ring {
 	bool enabled;             /* its pair is in use */
 	bool sent;                /* the back end of this connection has it */
 	bool begun;               /* some back end had it since it was started */
+	bool unclear;             /* it was lost with requests open that nobody kept track of */
 	unsigned left;            /* requests that a lost back end left unanswered, when it was stopped */
 };
 
@@ -219,6 +227,8 @@ void vhost_user_send_rings(struct vhost_user *vu);
 int vhost_user_start_ring(struct vhost_user *vu, const struct queue_setup *setup);
 /* Fills the indices; nothing when it does not run. `ret` may be NULL. */
 void vhost_user_stop_ring(struct vhost_user *vu, unsigned index, struct queue_setup *ret);
+/* The back end that had them is lost. */
+void vhost_user_lost_rings(struct vhost_user *vu);
 /* Steps of in-flight tracking. */
 bool vhost_user_get_inflight(struct vhost_user *vu);
 bool vhost_user_set_inflight(struct vhost_user *vu);

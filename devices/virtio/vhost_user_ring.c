@@ -122,7 +122,19 @@ static bool recover(struct vhost_user *vu, struct vhost_user_ring *ring)
 	if (is_packed(ring))
 		return false;
 	ring->setup.next_avail = ring->setup.next_used = read_idx(vu, ring->setup.used);
-	return !vu->kind->inflight || ring->setup.next_avail == read_idx(vu, ring->setup.avail);
+	return !ring->unclear;
+}
+
+void vhost_user_lost_rings(struct vhost_user *vu)
+{
+	for (unsigned i = 0; i < vu->nrings; i++) {
+		struct vhost_user_ring *ring = &vu->ring[i];
+
+		/* What comes after this nobody has taken. */
+		if (ring->sent && vu->kind->inflight && vu->inflight_fd < 0)
+			ring->unclear = read_idx(vu, ring->setup.used) != read_idx(vu, ring->setup.avail);
+		ring->sent = false;
+	}
 }
 
 static bool recover_or_break(struct vhost_user *vu, struct vhost_user_ring *ring)
@@ -180,7 +192,7 @@ int vhost_user_start_ring(struct vhost_user *vu, const struct queue_setup *setup
 		return -EFAULT;
 	ring->setup = *setup;
 	ring->started = true;
-	ring->sent = ring->begun = false;
+	ring->sent = ring->begun = ring->unclear = false;
 	ring->left = 0;
 	vhost_user_advance(vu);
 	return 0;
