@@ -625,24 +625,14 @@ static int join(const struct end_config *c, int fd)
 	return fd;
 }
 
-pid_t end_start(const struct end_config *config)
+/* Listening already, or not connected yet. */
+static void serve_one(const struct end_config *config, int fd) __attribute__((noreturn));
+static void serve_one(const struct end_config *config, int fd)
 {
-	int fd = open_socket(config);
 	struct end *e = calloc(1, sizeof(*e));
 	struct stat st;
-	pid_t pid = fork();
 
-	must(pid >= 0 && e, "fork");
-	if (pid) {
-		close(fd);
-		free(e);
-		return pid;
-	}
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	/* The other ends of our own sockets: the front end must see that we are gone. */
-	for (int i = STDERR_FILENO + 1; i < 256; i++)
-		if (i != fd && i != config->change_fd)
-			close(i);
+	must(e, "memory");
 	e->c = *config;
 	e->random = config->seed;
 	e->wce = 1;
@@ -657,6 +647,29 @@ pid_t end_start(const struct end_config *config)
 	must(e->sock >= 0, "no front end");
 	run(e);
 	_exit(0);
+}
+
+void end_run(const struct end_config *config)
+{
+	serve_one(config, open_socket(config));
+}
+
+pid_t end_start(const struct end_config *config)
+{
+	int fd = open_socket(config);
+	pid_t pid = fork();
+
+	must(pid >= 0, "fork");
+	if (pid) {
+		close(fd);
+		return pid;
+	}
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	/* The other ends of our own sockets: the front end must see that we are gone. */
+	for (int i = STDERR_FILENO + 1; i < 256; i++)
+		if (i != fd && i != config->change_fd)
+			close(i);
+	serve_one(config, fd);
 }
 
 void end_kill(pid_t pid)

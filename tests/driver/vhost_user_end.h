@@ -1,9 +1,11 @@
 /*
- * The other end of vhost-user: a back end that serves a disk or echoes frames, for tests of the front end. It
- * is the body of a child process, so that it can be killed at any moment, and it can be told to misbehave.
+ * The other end of vhost-user: a back end that serves a disk or echoes frames, for tests of the
+ * front end. It is the body of a child process, so that it can be killed at any moment, and it can
+ * be told to misbehave.
  *
- * Written from QEMU's docs/interop/vhost-user.rst, apart from the front end: it shares nothing but the structs of
- * the wire. It serves split rings, with in-flight tracking, and completes requests in an order of its own.
+ * Written from QEMU's docs/interop/vhost-user.rst, apart from the front end: it shares nothing but
+ * the structs of the wire. It serves split rings, with in-flight tracking, and completes requests
+ * in an order of its own.
  */
 #ifndef TESTS_DRIVER_VHOST_USER_END_H
 #define TESTS_DRIVER_VHOST_USER_END_H
@@ -51,7 +53,9 @@ struct end_config {
 uint64_t end_features(void);
 uint64_t end_protocol(void);
 
-/* The child. Aborts when it cannot be started. */
+/* In this process: serves one front end, and ends it with the process. */
+void end_run(const struct end_config *config) __attribute__((noreturn));
+/* In a child. Aborts when it cannot be started. */
 pid_t end_start(const struct end_config *config);
 /* Kill it, and wait until it is gone. */
 void end_kill(pid_t pid);

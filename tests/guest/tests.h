@@ -1,4 +1,7 @@
-/* The tests in this guest, chosen by test=NAME on its command line; one table per file, guest_tests in tests.c. */
+/*
+ * The tests in this guest, chosen by test=NAME on its command line; one table per file, guest_tests
+ * in tests.c.
+ */
 #ifndef TESTS_GUEST_TESTS_H
 #define TESTS_GUEST_TESTS_H
 
@@ -11,7 +14,7 @@ extern const struct guest_test *const guest_tests[]; /* NULL ends */
 /* Those of the CPU, and its hostile cases, in its folder. */
 extern const struct guest_test *const cpu_tests[];
 
-extern const struct guest_test life_tests[], pci_tests[], regs_tests[], blk_tests[], net_tests[],
-	char_tests[], hostile_tests[], attack_tests[];
+extern const struct guest_test life_tests[], pci_tests[], regs_tests[], blk_tests[], blk_away_tests[],
+	net_tests[], char_tests[], hostile_tests[], attack_tests[];
 
 #endif

@@ -770,7 +770,9 @@ Test(vhost_user_msg, a_packed_ring_goes_on_where_the_buffer_says)
 	cr_assert_eq(vhost_user_look_packed(&q, r, len, flags_of, &flags), 1);
 	cr_assert_eq(q.next_used, 0x8006);
 	cr_assert_eq(q.next_avail, 0x0001, "6 + 3 is 1 in the next round: %x", q.next_avail);
-	/* A batch under way: entry 0 freed, the used position moved on by 1, the flags not written. */
+	/*
+	 * A batch under way: entry 0 freed, the used position moved on by 1, the flags not written.
+	 */
 	r->free_head = 0;
 	r->desc[0].next = LOOK;
 	r->used_idx = 7;

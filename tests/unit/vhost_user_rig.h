@@ -229,7 +229,10 @@ RIG struct vr *vr_disk(unsigned queues, uint64_t features)
 	return v;
 }
 
-/* --- load: each slot writes a block of its own, reads it back, compares, and writes the next version --- */
+/*
+ * --- load: each slot writes a block of its own, reads it back, compares, and writes the next
+ * version ---
+ */
 
 static void vr_fill(struct vr_slot *s, uint8_t *to)
 {
