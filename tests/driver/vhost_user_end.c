@@ -651,7 +651,19 @@ static void serve_one(const struct end_config *config, int fd)
 
 void end_run(const struct end_config *config)
 {
-	serve_one(config, open_socket(config));
+	int fd = open_socket(config), status;
+	pid_t pid;
+
+	while ((pid = fork()) != 0) {
+		must(pid > 0 && waitpid(pid, &status, 0) == pid, "fork");
+		must(WIFEXITED(status) && !WEXITSTATUS(status), "one of us failed");
+		if (config->connects) {
+			close(fd);
+			fd = open_socket(config);
+		}
+	}
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	serve_one(config, fd);
 }
 
 pid_t end_start(const struct end_config *config)

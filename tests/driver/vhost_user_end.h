@@ -53,7 +53,7 @@ struct end_config {
 uint64_t end_features(void);
 uint64_t end_protocol(void);
 
-/* In this process: serves one front end, and ends it with the process. */
+/* From this process: serves one front end after the other, until it is killed. */
 void end_run(const struct end_config *config) __attribute__((noreturn));
 /* In a child. Aborts when it cannot be started. */
 pid_t end_start(const struct end_config *config);

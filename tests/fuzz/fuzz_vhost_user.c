@@ -77,6 +77,8 @@ static void *speak(void *arg)
 	const uint8_t *at = peer->data, *end = at + peer->size;
 
 	MUST(fd >= 0);
+	/* Nobody comes back. */
+	close(peer->listen_fd);
 	while (end - at > 1) {
 		uint8_t kind = *at++;
 		size_t len = MIN((size_t)(kind & LENGTH) + 1, (size_t)(end - at));
@@ -185,7 +187,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	}
 	rig_fini(&rig);
 	pthread_join(thread, NULL);
-	close(peer.listen_fd);
 	close(peer.memfd);
 	unlink(peer.path);
 	return 0;

@@ -1,7 +1,4 @@
-/*
- * The tests in this guest, chosen by test=NAME on its command line; one table per file, guest_tests
- * in tests.c.
- */
+/* The tests in this guest, chosen by test=NAME on its command line; one table per file, guest_tests in tests.c. */
 #ifndef TESTS_GUEST_TESTS_H
 #define TESTS_GUEST_TESTS_H
 

@@ -16,8 +16,8 @@ ROUNDS_PER_KILL = 10
 class BackEnd:
     """A program that serves the bench's disk at a socket; kill and start it at will."""
 
-    def __init__(self, bench, queues, argv):
-        self.bench, self.queues = bench, queues
+    def __init__(self, bench, queues, argv, connects=False):
+        self.bench, self.queues, self.connects = bench, queues, connects
         self.socket, self.disk = bench.path("back-end"), bench.path("disk.raw")
         if not os.path.exists(self.disk):
             bench.file("disk.raw", DISK)
@@ -25,12 +25,12 @@ class BackEnd:
         self.start()
 
     def start(self):
-        if os.path.exists(self.socket):
+        if os.path.exists(self.socket) and not self.connects:
             os.unlink(self.socket)
         self.process = Process(self.argv, self.bench.env)
         self.bench.processes.append(self.process)
         end = time.monotonic() + HANG
-        while not os.path.exists(self.socket):
+        while not self.connects and not os.path.exists(self.socket):
             expect(time.monotonic() < end and self.process.p.poll() is None, f"{self.argv[0]} does not listen")
             time.sleep(0.01)
 
@@ -50,11 +50,15 @@ def storage_daemon(bench, queues):
                     f"num-queues={queues}"])
 
 
-def our_own(bench, queues):
+def our_own(bench, queues, connects=False):
     program = os.path.join(os.path.dirname(bench.guest), "back-end")
     if not os.path.exists(program):
         raise Skip("no back end beside the guest; make guest-build makes it")
-    return BackEnd(bench, queues, lambda b: [program, b.socket, b.disk, str(queues)])
+    return BackEnd(bench, queues, lambda b: [program, b.socket, b.disk, str(queues), *(["connect"] if connects else [])], connects)
+
+
+def our_own_client(bench, queues):
+    return our_own(bench, queues, connects=True)
 
 
 def served_by_qemu(transport, rings):
@@ -73,8 +77,9 @@ def killed(start, words, *options):
     """The guest writes and compares all the while."""
     def case(bench):
         back_end = start(bench, 2)
+        mode = "server" if back_end.connects else "client"
         p = bench.guest_start(f"test=blk-away rounds={KILLS * ROUNDS_PER_KILL + 50} {words}", "--disk",
-                              f"socket={back_end.socket},num_queues=2", *options)
+                              f"socket={back_end.socket},num_queues=2,vhost_mode={mode}", *options)
         for i in range(KILLS):
             p.wait_for(f"round {(i + 1) * ROUNDS_PER_KILL}\n")
             back_end.kill()
@@ -120,5 +125,6 @@ def cases():
     yield "vhost-user killed, indirect", killed(our_own, "resets=0 indirect=1")
     yield "vhost-user killed, without namespaces", killed(our_own, "resets=0", "--sandbox=off")
     yield "vhost-user qemu killed", killed(storage_daemon, "event_idx=1")
+    yield "vhost-user killed, the machine is the server", killed(our_own_client, "resets=0")
     yield "vhost-user as server", as_server
     yield "vhost-user end without back end", killed_and_ended
