@@ -20,10 +20,10 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "vmm/log.h"
+#include "vmm/rate.h"
 
 enum { SIGNAL_LOOK_MS = 200 };
 static const uint64_t ms = 1000000, event_gap = UINT64_C(1000000000);
@@ -36,14 +36,6 @@ const struct syscall_row vhost_user_syscalls[] = {
 	{ SYSCALL(fcntl, "is what it gave us for that such memory", SYSCALL_ARG_EQ(1, 1034 /* F_GET_SEALS */)) },
 	SYSCALL_END,
 };
-
-uint64_t vhost_user_now(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
-}
 
 static void set_timer(struct vhost_user *vu, uint64_t wait_ms)
 {
@@ -71,7 +63,7 @@ static void drop(int *fd, struct loop_source **source, struct vhost_user_rx *rx)
 static void tell(struct vhost_user *vu)
 {
 	const struct vm_events *events = vu->dev->events;
-	uint64_t now = vhost_user_now();
+	uint64_t now = rate_now();
 
 	if (!events || (vu->told_at && now - vu->told_at < event_gap))
 		return;
@@ -128,7 +120,7 @@ bool vhost_user_ask(struct vhost_user *vu, struct vhost_user_msg *m, const int *
 		return false;
 	vu->asked = *m;
 	vu->take = take;
-	vu->asked_until = vhost_user_now() + VHOST_USER_REPLY_MS * ms;
+	vu->asked_until = rate_now() + VHOST_USER_REPLY_MS * ms;
 	set_timer(vu, VHOST_USER_REPLY_MS);
 	return true;
 }
@@ -189,7 +181,7 @@ void vhost_user_settle(struct vhost_user *vu)
 {
 	while (vu->fd >= 0 && vu->asked.head.request != VHOST_USER_NONE) {
 		struct pollfd p = { .fd = vu->fd, .events = POLLIN };
-		uint64_t now = vhost_user_now(), left = vu->asked_until > now ? vu->asked_until - now : 0;
+		uint64_t now = rate_now(), left = vu->asked_until > now ? vu->asked_until - now : 0;
 		const struct timespec wait = { (time_t)(left / 1000000000), (long)(left % 1000000000) };
 
 		if (!left)

@@ -192,7 +192,6 @@ void vhost_user_settle(struct vhost_user *vu);
 void vhost_user_lose(struct vhost_user *vu, const char *why);
 /* A channel for the back end's own requests; the caller closes its end, or -errno. */
 int vhost_user_own_channel(struct vhost_user *vu, int *ret_theirs) NEEDS_CHECK;
-uint64_t vhost_user_now(void); /* ns */
 extern const struct syscall_row vhost_user_syscalls[];
 
 /* vhost_user_steps.c; likewise. */

@@ -24,6 +24,7 @@
 
 #include "devices/virtio/vhost_user.h"
 #include "vmm/log.h"
+#include "vmm/rate.h"
 
 enum { DRAIN_STEP_NS = 500 * 1000, PACKED_EVENT = 4 };
 
@@ -226,13 +227,13 @@ static const char *take_base(struct vhost_user *vu, const struct vhost_user_msg 
 /* Section "GET_VRING_BASE" lets a back end answer before all it began is done; some do. */
 static void drain(struct vhost_user *vu, const struct vhost_user_ring *ring)
 {
-	const uint64_t end = vhost_user_now() + UINT64_C(1000000) * VHOST_USER_REPLY_MS;
+	const uint64_t end = rate_now() + UINT64_C(1000000) * VHOST_USER_REPLY_MS;
 	const struct timespec wait = { .tv_nsec = DRAIN_STEP_NS };
 
 	while (vu->fd >= 0 && !is_drained(vu, ring)) {
 		struct pollfd p = { .fd = vu->fd, .events = POLLIN };
 
-		if (vhost_user_now() > end || ppoll(&p, 1, &wait, NULL) == 1)
+		if (rate_now() > end || ppoll(&p, 1, &wait, NULL) == 1)
 			vhost_user_lose(vu, "stops with requests unfinished");
 	}
 }

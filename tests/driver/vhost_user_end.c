@@ -1,5 +1,5 @@
 /* See vhost_user_end.h. The child is one thread: it polls its socket and the kicks of its rings. */
-#include "tests/driver/vhost_user_end.h"
+#include "tests/driver/vhost_user_end_private.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -15,51 +15,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { QUEUES = 8, REGIONS = 16, FDS = 8, PENDING = 256, SECTOR = 512, NEXT = 1, WRITE = 2, INDIRECT = 4, INFLIGHT = 64 };
+enum { SECTOR = 512, INFLIGHT = 64 };
 enum { F_SEG_MAX = 2, F_FLUSH = 9, F_CONFIG_WCE = 11, F_MQ = 12, T_IN = 0, T_OUT = 1, T_FLUSH = 4 };
 
-struct desc {
-	uint64_t addr;
-	uint32_t len;
-	uint16_t flags, next;
-};
-
-struct ring {
-	unsigned num;
-	struct desc *desc;
-	uint16_t *avail; /* flags, idx, ring */
-	uint8_t *used;
-	uint16_t last_avail;
-	int kick, call;
-	bool enabled;
-	struct vhost_user_split_region *region;
-	uint64_t counter;
-	uint16_t pending[PENDING];
-	unsigned npending;
-};
-
-struct region {
-	struct vhost_user_region at;
-	uint8_t *host;
-};
-
-struct end {
-	struct end_config c;
-	int sock, disk, own;
-	uint64_t sectors, features, protocol;
-	struct region regions[REGIONS];
-	unsigned nregions;
-	struct ring ring[QUEUES];
-	uint8_t *inflight;
-	struct vhost_user_inflight area;
-	uint8_t wce;
-	unsigned requests;
-	uint32_t random;
-	int fds[FDS];
-	unsigned nfds;
-};
-
-static void must(bool ok, const char *what)
+void end_must(bool ok, const char *what)
 {
 	if (ok)
 		return;
@@ -88,7 +47,7 @@ static uint32_t any(struct end *e)
 	return e->random >> 8;
 }
 
-static void *find(struct end *e, uint64_t addr, uint64_t len, bool user)
+void *end_find(struct end *e, uint64_t addr, uint64_t len, bool user)
 {
 	for (unsigned i = 0; i < e->nregions; i++) {
 		const struct vhost_user_region *r = &e->regions[i].at;
@@ -97,49 +56,51 @@ static void *find(struct end *e, uint64_t addr, uint64_t len, bool user)
 		if (addr >= base && len <= r->size && addr - base <= r->size - len)
 			return e->regions[i].host + (addr - base);
 	}
-	must(false, "an address that it was not told of");
+	end_must(false, "an address that it was not told of");
 	return NULL;
 }
 
-static void die_at(struct end *e, enum end_death where)
+void end_die_at(struct end *e, enum end_death where)
 {
 	if (e->c.death == where && e->requests >= e->c.dies_after)
 		raise(SIGKILL);
 }
 
+static bool is_packed(const struct end *e)
+{
+	return e->features & VIRTIO_BIT(VIRTIO_F_RING_PACKED);
+}
+
 /* --- requests --- */
 
-static uint8_t *flat(struct end *e, struct ring *q, uint16_t head, struct desc out[PENDING], unsigned *ret_n)
+static void flat(struct end *e, struct end_ring *q, uint16_t head, struct end_desc out[PENDING], unsigned *ret_n)
 {
-	struct desc *table = q->desc, d = table[head];
+	struct end_desc *table = q->desc, d = table[head];
 	unsigned n = 0;
 
 	if (d.flags & INDIRECT) {
-		table = find(e, d.addr, d.len, false);
+		table = end_find(e, d.addr, d.len, false);
 		d = table[0];
 	}
 	for (;; d = table[d.next]) {
-		must(n < PENDING, "a chain that never ends");
+		end_must(n < PENDING, "a chain that never ends");
 		out[n++] = d;
 		if (!(d.flags & NEXT))
 			break;
 	}
 	*ret_n = n;
-	return find(e, out[n - 1].addr, out[n - 1].len, false);
 }
 
-static uint32_t do_disk(struct end *e, struct ring *q, uint16_t head)
+uint32_t end_do_disk(struct end *e, const struct end_desc *d, unsigned n)
 {
-	struct desc d[PENDING];
-	unsigned n;
-	uint8_t *status = flat(e, q, head, d, &n);
-	const uint8_t *header = find(e, d[0].addr, 16, false);
+	uint8_t *status = end_find(e, d[n - 1].addr, d[n - 1].len, false);
+	const uint8_t *header = end_find(e, d[0].addr, 16, false);
 	uint32_t type = get_le32(header), written = 1;
 	uint64_t at = get_le64(header + 8) * SECTOR;
 
 	*status = 0;
 	for (unsigned i = 1; i + 1 < n; i++) {
-		void *data = find(e, d[i].addr, d[i].len, false);
+		void *data = end_find(e, d[i].addr, d[i].len, false);
 		ssize_t r = type == T_IN ? pread(e->disk, data, d[i].len, (off_t)at) : pwrite(e->disk, data, d[i].len, (off_t)at);
 
 		if (r != (ssize_t)d[i].len)
@@ -152,20 +113,26 @@ static uint32_t do_disk(struct end *e, struct ring *q, uint16_t head)
 	return written;
 }
 
-static struct vhost_user_split_desc *state_of(struct ring *q, uint16_t head)
+void end_call(const struct end_ring *q)
+{
+	const uint64_t one = 1;
+
+	end_must(write(q->call, &one, sizeof(one)) == sizeof(one), "call");
+}
+
+static struct vhost_user_split_desc *state_of(struct end_ring *q, uint16_t head)
 {
 	return q->region ? &q->region->desc[head] : NULL;
 }
 
 /* Section "Inflight I/O tracking", in its order; the driver may see idx at once. */
-static void use(struct end *e, struct ring *q, uint16_t head, uint32_t written)
+static void use(struct end *e, struct end_ring *q, uint16_t head, uint32_t written)
 {
 	uint16_t *idx = (uint16_t *)(q->used + 2);
 	uint8_t *elem = q->used + 4 + 8 * (*idx % q->num);
 	struct vhost_user_split_desc *s = state_of(q, head);
-	const uint64_t one = 1;
 
-	die_at(e, END_DIES_DONE);
+	end_die_at(e, END_DIES_DONE);
 	if (s) {
 		s->next = q->region->last_batch_head;
 		q->region->last_batch_head = head;
@@ -173,37 +140,55 @@ static void use(struct end *e, struct ring *q, uint16_t head, uint32_t written)
 	put_le32(elem, head);
 	put_le32(elem + 4, written);
 	__atomic_store_n(idx, (uint16_t)(*idx + 1), __ATOMIC_SEQ_CST);
-	die_at(e, END_DIES_USED);
+	end_die_at(e, END_DIES_USED);
 	if (s) {
 		__atomic_store_n(&s->inflight, 0, __ATOMIC_SEQ_CST);
 		q->region->used_idx = *idx;
 	}
-	must(write(q->call, &one, sizeof(one)) == sizeof(one), "call");
+	end_call(q);
 }
 
-static void complete_one(struct end *e, struct ring *q)
+static void complete_one(struct end *e, struct end_ring *q)
 {
 	unsigned i = any(e) % q->npending;
 	uint16_t head = q->pending[i];
+	struct end_desc d[PENDING];
+	unsigned n;
 
+	if (is_packed(e)) {
+		end_packed_complete(e, q, i);
+		return;
+	}
 	q->pending[i] = q->pending[--q->npending];
-	use(e, q, head, do_disk(e, q, head));
+	flat(e, q, head, d, &n);
+	use(e, q, head, end_do_disk(e, d, n));
 }
 
-static void serve_disk(struct end *e, struct ring *q)
+static bool pop(struct end *e, struct end_ring *q)
 {
-	while (q->last_avail != __atomic_load_n(&q->avail[1], __ATOMIC_SEQ_CST)) {
-		uint16_t head = q->avail[2 + q->last_avail % q->num];
-		struct vhost_user_split_desc *s = state_of(q, head);
+	struct vhost_user_split_desc *s;
+	uint16_t head;
 
-		if (s) {
-			s->counter = ++q->counter;
-			__atomic_store_n(&s->inflight, 1, __ATOMIC_SEQ_CST);
-		}
-		q->last_avail++;
-		q->pending[q->npending++] = head;
+	if (is_packed(e))
+		return end_packed_pop(q);
+	if (q->last_avail == __atomic_load_n(&q->avail[1], __ATOMIC_SEQ_CST))
+		return false;
+	head = q->avail[2 + q->last_avail % q->num];
+	s = state_of(q, head);
+	if (s) {
+		s->counter = ++q->counter;
+		__atomic_store_n(&s->inflight, 1, __ATOMIC_SEQ_CST);
+	}
+	q->last_avail++;
+	q->pending[q->npending++] = head;
+	return true;
+}
+
+static void serve_disk(struct end *e, struct end_ring *q)
+{
+	while (pop(e, q)) {
 		e->requests++;
-		die_at(e, END_DIES_POPPED);
+		end_die_at(e, END_DIES_POPPED);
 		if (q->npending > e->c.depth)
 			complete_one(e, q);
 	}
@@ -213,10 +198,10 @@ static void serve_disk(struct end *e, struct ring *q)
 }
 
 /* Each frame that is sent comes back in a buffer for receiving, if there is one. */
-static void serve_net(struct end *e, struct ring *rx, struct ring *tx)
+static void serve_net(struct end *e, struct end_ring *rx, struct end_ring *tx)
 {
 	while (tx->last_avail != __atomic_load_n(&tx->avail[1], __ATOMIC_SEQ_CST)) {
-		struct desc from[PENDING], to[PENDING];
+		struct end_desc from[PENDING], to[PENDING];
 		uint16_t head = tx->avail[2 + tx->last_avail++ % tx->num], buffer;
 		unsigned n, m;
 
@@ -224,8 +209,8 @@ static void serve_net(struct end *e, struct ring *rx, struct ring *tx)
 		if (rx->desc && rx->enabled && rx->last_avail != __atomic_load_n(&rx->avail[1], __ATOMIC_SEQ_CST)) {
 			buffer = rx->avail[2 + rx->last_avail++ % rx->num];
 			flat(e, rx, buffer, to, &m);
-			must(n == 1 && m == 1 && from[0].len <= to[0].len, "frames in one piece");
-			memcpy(find(e, to[0].addr, from[0].len, false), find(e, from[0].addr, from[0].len, false), from[0].len);
+			end_must(n == 1 && m == 1 && from[0].len <= to[0].len, "frames in one piece");
+			memcpy(end_find(e, to[0].addr, from[0].len, false), end_find(e, from[0].addr, from[0].len, false), from[0].len);
 			use(e, rx, buffer, from[0].len);
 		}
 		use(e, tx, head, 0);
@@ -235,7 +220,7 @@ static void serve_net(struct end *e, struct ring *rx, struct ring *tx)
 
 static void serve(struct end *e, unsigned i)
 {
-	struct ring *q = &e->ring[i];
+	struct end_ring *q = &e->ring[i];
 
 	if (q->kick < 0 || !q->enabled || !q->desc)
 		return;
@@ -246,12 +231,17 @@ static void serve(struct end *e, unsigned i)
 }
 
 /* Section "Inflight I/O tracking": when reconnecting. */
-static void recover(struct end *e, struct ring *q, unsigned i)
+static void recover(struct end *e, struct end_ring *q, unsigned i)
 {
 	uint16_t used = *(uint16_t *)(q->used + 2);
 	struct vhost_user_split_region *r;
 
 	q->npending = 0;
+	if (is_packed(e)) {
+		end_must(e->inflight, "a packed ring and nowhere to keep track of it");
+		end_packed_recover(q, e->inflight + e->area.size / e->area.num_queues * i, e->area.queue_size);
+		return;
+	}
 	if (!e->inflight || !(e->protocol & VIRTIO_BIT(VHOST_USER_PROTOCOL_INFLIGHT_SHMFD)))
 		return;
 	r = q->region = (void *)(e->inflight + e->area.size / e->area.num_queues * i);
@@ -277,7 +267,7 @@ static void recover(struct end *e, struct ring *q, unsigned i)
 
 static int take_fd(struct end *e)
 {
-	must(e->nfds > 0, "a descriptor is missing");
+	end_must(e->nfds > 0, "a descriptor is missing");
 	return e->fds[--e->nfds];
 }
 
@@ -346,7 +336,7 @@ static void reply(struct end *e, struct vhost_user_msg *m, int fd)
 	iov.iov_len = vhost_user_length(m);
 	*CMSG_FIRSTHDR(&msg) = (struct cmsghdr){ CMSG_LEN(sizeof(fd)), SOL_SOCKET, SCM_RIGHTS };
 	memcpy(CMSG_DATA(CMSG_FIRSTHDR(&msg)), &fd, sizeof(fd));
-	must(sendmsg(e->sock, &msg, MSG_NOSIGNAL) == (ssize_t)iov.iov_len, "sendmsg");
+	end_must(sendmsg(e->sock, &msg, MSG_NOSIGNAL) == (ssize_t)iov.iov_len, "sendmsg");
 	close(fd);
 }
 
@@ -359,11 +349,11 @@ static void reply_u64(struct end *e, struct vhost_user_msg *m, uint64_t value)
 
 static void add_region(struct end *e, struct vhost_user_region r, int fd)
 {
-	struct region *new = &e->regions[e->nregions++];
+	struct end_region *new = &e->regions[e->nregions++];
 
 	new->at = r;
 	new->host = mmap(NULL, r.offset + r.size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	must(new->host != MAP_FAILED, "guest memory");
+	end_must(new->host != MAP_FAILED, "guest memory");
 	new->host += r.offset;
 	close(fd);
 }
@@ -378,20 +368,20 @@ static void give_config(struct end *e, struct vhost_user_msg *m)
 	put_le32(all + 20, SECTOR);
 	all[32] = e->wce;
 	put_le16(all + 34, (uint16_t)e->c.queues);
-	must(c->offset + c->size <= sizeof(all), "config range");
+	end_must(c->offset + c->size <= sizeof(all), "config range");
 	memcpy(c->bytes, all + c->offset, c->size);
 	reply(e, m, -1);
 }
 
 static void give_inflight(struct end *e, struct vhost_user_msg *m)
 {
-	uint64_t per = vhost_user_inflight_bytes(m->body.inflight.queue_size, false);
+	uint64_t per = vhost_user_inflight_bytes(m->body.inflight.queue_size, true);
 	int fd = memfd_create("inflight", 0);
 
 	per = align_up(per, INFLIGHT);
 	m->body.inflight.size = per * m->body.inflight.num_queues;
 	m->body.inflight.offset = 0;
-	must(fd >= 0 && ftruncate(fd, (off_t)m->body.inflight.size) == 0, "in-flight buffer");
+	end_must(fd >= 0 && ftruncate(fd, (off_t)m->body.inflight.size) == 0, "in-flight buffer");
 	reply(e, m, fd);
 }
 
@@ -401,17 +391,17 @@ static void take_inflight(struct end *e, const struct vhost_user_msg *m)
 
 	e->area = m->body.inflight;
 	e->inflight = mmap(NULL, e->area.size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, (off_t)e->area.offset);
-	must(e->inflight != MAP_FAILED, "in-flight buffer");
+	end_must(e->inflight != MAP_FAILED, "in-flight buffer");
 	close(fd);
 }
 
 static void stop(struct end *e, struct vhost_user_msg *m)
 {
-	struct ring *q = &e->ring[m->body.state.index];
+	struct end_ring *q = &e->ring[m->body.state.index];
 
 	while (q->npending && !e->c.slow_stop)
 		complete_one(e, q);
-	m->body.state.num = q->last_avail;
+	m->body.state.num = is_packed(e) ? end_packed_base(q) : q->last_avail;
 	reply(e, m, -1);
 	while (q->npending)
 		complete_one(e, q);
@@ -423,20 +413,21 @@ static void stop(struct end *e, struct vhost_user_msg *m)
 static void of_ring(struct end *e, struct vhost_user_msg *m)
 {
 	unsigned i = m->body.state.index;
-	struct ring *q = &e->ring[i];
+	struct end_ring *q = &e->ring[i];
 
-	must(i < e->c.queues, "a queue that it does not have");
+	end_must(i < e->c.queues, "a queue that it does not have");
 	switch (m->head.request) {
 	case VHOST_USER_SET_VRING_NUM:
 		q->num = m->body.state.num;
 		break;
 	case VHOST_USER_SET_VRING_ADDR:
-		q->desc = find(e, m->body.addr.desc, 16 * q->num, true);
-		q->avail = find(e, m->body.addr.avail, 6 + 2 * q->num, true);
-		q->used = find(e, m->body.addr.used, 6 + 8 * q->num, true);
+		q->desc = end_find(e, m->body.addr.desc, 16 * q->num, true);
+		q->avail = end_find(e, m->body.addr.avail, is_packed(e) ? 4 : 6 + 2 * q->num, true);
+		q->used = end_find(e, m->body.addr.used, is_packed(e) ? 4 : 6 + 8 * q->num, true);
 		break;
 	case VHOST_USER_SET_VRING_BASE:
 		q->last_avail = (uint16_t)m->body.state.num;
+		end_packed_set_base(q, m->body.state.num);
 		break;
 	case VHOST_USER_SET_VRING_ENABLE:
 		q->enabled = m->body.state.num;
@@ -499,14 +490,14 @@ static void obey(struct end *e, struct vhost_user_msg *m)
 {
 	switch (m->head.request) {
 	case VHOST_USER_SET_FEATURES:
-		must(!(m->body.u64 & ~e->c.features), "features that were not offered");
+		end_must(!(m->body.u64 & ~e->c.features), "features that were not offered");
 		e->features = m->body.u64;
 		break;
 	case VHOST_USER_SET_PROTOCOL_FEATURES:
 		e->protocol = m->body.u64;
 		break;
 	case VHOST_USER_SET_CONFIG:
-		must(m->body.config.offset == 32 && m->body.config.size == 1, "a write to what is not written to");
+		end_must(m->body.config.offset == 32 && m->body.config.size == 1, "a write to what is not written to");
 		e->wce = m->body.config.bytes[0];
 		break;
 	case VHOST_USER_SET_INFLIGHT_FD:
@@ -554,13 +545,13 @@ static void hear(struct end *e)
 
 	e->nfds = 0;
 	hear_all(e, &m.head, sizeof(m.head));
-	must(m.head.size <= sizeof(m.body) && (m.head.flags & VHOST_USER_VERSION_MASK) == VHOST_USER_VERSION, "a header");
+	end_must(m.head.size <= sizeof(m.body) && (m.head.flags & VHOST_USER_VERSION_MASK) == VHOST_USER_VERSION, "a header");
 	hear_all(e, &m.body, m.head.size);
 	if (answer(e, &m))
 		return;
 	sure = m.head.flags & VHOST_USER_NEED_REPLY;
 	obey(e, &m);
-	must(!e->nfds || m.head.request == VHOST_USER_SET_VRING_ERR, "a descriptor that nobody wants");
+	end_must(!e->nfds || m.head.request == VHOST_USER_SET_VRING_ERR, "a descriptor that nobody wants");
 	if (sure)
 		reply_u64(e, &m, 0);
 }
@@ -570,11 +561,11 @@ static void grow(struct end *e)
 	struct vhost_user_msg m;
 	uint64_t count;
 
-	must(read(e->c.change_fd, &count, sizeof(count)) == sizeof(count), "change");
+	end_must(read(e->c.change_fd, &count, sizeof(count)) == sizeof(count), "change");
 	e->sectors += 8;
-	must(ftruncate(e->disk, (off_t)e->sectors * SECTOR) == 0, "ftruncate");
+	end_must(ftruncate(e->disk, (off_t)e->sectors * SECTOR) == 0, "ftruncate");
 	vhost_user_begin(&m, (enum vhost_user_request)VHOST_USER_BACKEND_CONFIG_CHANGE, 0);
-	must(send(e->own, &m, vhost_user_length(&m), 0) == (ssize_t)vhost_user_length(&m), "its channel");
+	end_must(send(e->own, &m, vhost_user_length(&m), 0) == (ssize_t)vhost_user_length(&m), "its channel");
 }
 
 static void run(struct end *e)
@@ -605,11 +596,11 @@ static int open_socket(const struct end_config *c)
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
 	snprintf(addr.sun_path, sizeof(addr.sun_path), "%s", c->path);
-	must(fd >= 0, "socket");
+	end_must(fd >= 0, "socket");
 	if (c->connects)
 		return fd;
 	unlink(c->path);
-	must(bind(fd, (struct sockaddr *)&addr, sizeof(addr)) == 0 && listen(fd, 1) == 0, c->path);
+	end_must(bind(fd, (struct sockaddr *)&addr, sizeof(addr)) == 0 && listen(fd, 1) == 0, c->path);
 	return fd;
 }
 
@@ -632,19 +623,19 @@ static void serve_one(const struct end_config *config, int fd)
 	struct end *e = calloc(1, sizeof(*e));
 	struct stat st;
 
-	must(e, "memory");
+	end_must(e, "memory");
 	e->c = *config;
 	e->random = config->seed;
 	e->wce = 1;
 	for (unsigned i = 0; i < QUEUES; i++)
-		e->ring[i] = (struct ring){ .kick = -1, .call = -1 };
+		e->ring[i] = (struct end_ring){ .kick = -1, .call = -1 };
 	if (config->disk) {
 		e->disk = open(config->disk, O_RDWR | O_CLOEXEC);
-		must(e->disk >= 0 && fstat(e->disk, &st) == 0, config->disk);
+		end_must(e->disk >= 0 && fstat(e->disk, &st) == 0, config->disk);
 		e->sectors = (uint64_t)st.st_size / SECTOR;
 	}
 	e->sock = join(config, fd);
-	must(e->sock >= 0, "no front end");
+	end_must(e->sock >= 0, "no front end");
 	run(e);
 	_exit(0);
 }
@@ -655,8 +646,8 @@ void end_run(const struct end_config *config)
 	pid_t pid;
 
 	while ((pid = fork()) != 0) {
-		must(pid > 0 && waitpid(pid, &status, 0) == pid, "fork");
-		must(WIFEXITED(status) && !WEXITSTATUS(status), "one of us failed");
+		end_must(pid > 0 && waitpid(pid, &status, 0) == pid, "fork");
+		end_must(WIFEXITED(status) && !WEXITSTATUS(status), "one of us failed");
 		if (config->connects) {
 			close(fd);
 			fd = open_socket(config);
@@ -671,7 +662,7 @@ pid_t end_start(const struct end_config *config)
 	int fd = open_socket(config);
 	pid_t pid = fork();
 
-	must(pid >= 0, "fork");
+	end_must(pid >= 0, "fork");
 	if (pid) {
 		close(fd);
 		return pid;
@@ -694,6 +685,6 @@ void end_wait(pid_t pid)
 {
 	int status;
 
-	must(waitpid(pid, &status, 0) == pid, "waitpid");
-	must(WIFSIGNALED(status) ? WTERMSIG(status) == SIGKILL : WEXITSTATUS(status) == 0, "it failed");
+	end_must(waitpid(pid, &status, 0) == pid, "waitpid");
+	end_must(WIFSIGNALED(status) ? WTERMSIG(status) == SIGKILL : WEXITSTATUS(status) == 0, "it failed");
 }

@@ -36,7 +36,8 @@ $(BUILD)/guest/guest.Image: $(guest_elf)
 
 # A program of the host's beside the guest: the back end of vhost-user that unit tests have, too.
 back_end := $(BUILD)/guest/back-end
-$(back_end): $(BUILD)/tests/guest/host/back_end.o $(BUILD)/tests/driver/vhost_user_end.o $(library)
+$(back_end): $(BUILD)/tests/guest/host/back_end.o $(BUILD)/tests/driver/vhost_user_end.o \
+		$(BUILD)/tests/driver/vhost_user_end_packed.o $(library)
 	$(call say,LINK)
 	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 

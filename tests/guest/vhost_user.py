@@ -123,6 +123,8 @@ def cases():
         yield f"vhost-user qemu {transport} {title}", served_by_qemu(transport, rings)
     yield "vhost-user killed, the guest hears nothing", killed(our_own, "resets=0")
     yield "vhost-user killed, indirect", killed(our_own, "resets=0 indirect=1")
+    yield "vhost-user killed, packed", killed(our_own, "resets=0 packed=1")
+    yield "vhost-user killed, packed and indirect", killed(our_own, "resets=0 packed=1 indirect=1")
     yield "vhost-user killed, without namespaces", killed(our_own, "resets=0", "--sandbox=off")
     yield "vhost-user qemu killed", killed(storage_daemon, "event_idx=1")
     yield "vhost-user killed, the machine is the server", killed(our_own_client, "resets=0")

@@ -36,10 +36,7 @@ Test(vhost_user, an_older_back_end_is_enough, .timeout = 60)
 	struct vr *v = vr_new(false);
 
 	v->end.protocol = VIRTIO_BIT(VHOST_USER_PROTOCOL_CONFIG);
-	vr_end_start(v);
-	cr_assert_eq(vr_create(v, ""), 0, "%s", v->rig.err.text);
-	rig_run_workers(&v->rig);
-	vr_drive(v, 1, 0);
+	vr_begin(v, "", 1, 0);
 	vr_load(v, 500);
 	vr_free(v);
 }
@@ -115,6 +112,46 @@ Test(vhost_user, killed_under_load_with_indirect_descriptors, .timeout = 250)
 	vr_free(v);
 }
 
+/* The back end insists on what the in-flight buffer says of each position. */
+Test(vhost_user, packed_rings_killed_fifty_times, .timeout = 250)
+{
+	struct vr *v = vr_disk(2, VIRTIO_BIT(BLK_F_MQ) | VD_F_PACKED);
+
+	vr_load(v, 500);
+	killed_again_and_again(v, 50);
+	cr_assert_not(front_status(vr_front(v)) & VIRTIO_S_NEEDS_RESET);
+	vr_free(v);
+}
+
+Test(vhost_user, packed_rings_with_indirect_descriptors, .timeout = 250)
+{
+	struct vr *v = vr_disk(1, VD_F_INDIRECT | VD_F_PACKED);
+
+	vr_load(v, 500);
+	killed_again_and_again(v, 12);
+	vr_free(v);
+}
+
+Test(vhost_user, packed_rings_stop_and_go_on, .timeout = 60)
+{
+	struct vr *v = vr_disk(1, VD_F_PACKED);
+
+	for (unsigned i = 0; i < 20; i++) {
+		vr_submit_all(v);
+		/* With and without somebody who could be asked. */
+		if (i % 4 == 3)
+			vr_end_kill(v);
+		front_stop(vr_front(v));
+		if (i % 4 == 3)
+			vr_end_start(v);
+		else
+			cr_assert_eq(vr_front(v)->q[0].next_avail, vr_front(v)->q[0].next_used);
+		front_restart(vr_front(v));
+		vr_load(v, 20);
+	}
+	vr_free(v);
+}
+
 /* Under the worker's own filter: a call without a row would end this process. */
 Test(vhost_user, a_sealed_worker_connects_again, .timeout = 60)
 {
@@ -141,10 +178,7 @@ Test(vhost_user, as_server_it_waits_and_is_found_again, .timeout = 120)
 	struct vr *v = vr_new(false);
 
 	v->end.connects = true;
-	vr_end_start(v);
-	cr_assert_eq(vr_create(v, "vhost_mode=server"), 0, "%s", v->rig.err.text);
-	rig_run_workers(&v->rig);
-	vr_drive(v, 1, 0);
+	vr_begin(v, "vhost_mode=server", 1, 0);
 	vr_load(v, 200);
 	killed_again_and_again(v, 8);
 	vr_free(v);
@@ -208,10 +242,7 @@ Test(vhost_user, a_stop_does_not_wait_for_a_hung_back_end_for_ever, .timeout = 6
 
 	v->end.manners = END_HANGS;
 	v->end.bad_request = VHOST_USER_GET_VRING_BASE;
-	vr_end_start(v);
-	cr_assert_eq(vr_create(v, ""), 0, "%s", v->rig.err.text);
-	rig_run_workers(&v->rig);
-	vr_drive(v, 1, 0);
+	vr_begin(v, "", 1, 0);
 	vr_load(v, 100);
 	begin = vr_now_ms();
 	front_stop(vr_front(v));
@@ -230,10 +261,7 @@ Test(vhost_user, answers_may_come_in_pieces, .timeout = 60)
 	struct vr *v = vr_new(false);
 
 	v->end.manners = END_PIECES;
-	vr_end_start(v);
-	cr_assert_eq(vr_create(v, ""), 0, "%s", v->rig.err.text);
-	rig_run_workers(&v->rig);
-	vr_drive(v, 1, 0);
+	vr_begin(v, "", 1, 0);
 	vr_load(v, 100);
 	front_stop(vr_front(v));
 	vr_free(v);
@@ -282,10 +310,7 @@ Test(vhost_user, one_that_answers_before_it_is_done_is_waited_for, .timeout = 60
 
 	v->end.slow_stop = true;
 	v->end.depth = 12;
-	vr_end_start(v);
-	cr_assert_eq(vr_create(v, ""), 0, "%s", v->rig.err.text);
-	rig_run_workers(&v->rig);
-	vr_drive(v, 1, 0);
+	vr_begin(v, "", 1, 0);
 	for (unsigned i = 0; i < 20; i++) {
 		vr_submit_all(v);
 		front_stop(vr_front(v));
@@ -331,10 +356,7 @@ Test(vhost_user, open_requests_of_a_lost_back_end_are_not_saved_but_kept, .timeo
 	v->end.depth = 16;
 	v->end.death = END_DIES_POPPED;
 	v->end.dies_after = 5;
-	vr_end_start(v);
-	cr_assert_eq(vr_create(v, ""), 0, "%s", v->rig.err.text);
-	rig_run_workers(&v->rig);
-	vr_drive(v, 1, 0);
+	vr_begin(v, "", 1, 0);
 	vr_submit_all(v);
 	end_wait(v->pid);
 	v->pid = 0;
@@ -378,10 +400,7 @@ static struct vr *without_tracking(void)
 
 	v->end.protocol &= ~VIRTIO_BIT(VHOST_USER_PROTOCOL_INFLIGHT_SHMFD);
 	v->end.depth = 16;
-	vr_end_start(v);
-	cr_assert_eq(vr_create(v, ""), 0, "%s", v->rig.err.text);
-	rig_run_workers(&v->rig);
-	vr_drive(v, 1, 0);
+	vr_begin(v, "", 1, 0);
 	return v;
 }
 
@@ -436,10 +455,7 @@ Test(vhost_user, the_guest_hears_of_a_larger_disk, .timeout = 60)
 	struct vr *v = vr_new(false);
 
 	v->end.change_fd = eventfd(0, 0);
-	vr_end_start(v);
-	cr_assert_eq(vr_create(v, ""), 0, "%s", v->rig.err.text);
-	rig_run_workers(&v->rig);
-	vr_drive(v, 1, 0);
+	vr_begin(v, "", 1, 0);
 	for (unsigned i = 1; i <= 3; i++) {
 		const uint64_t one = 1;
 
@@ -573,10 +589,7 @@ static struct vr *vr_net(unsigned queues, uint64_t features)
 	char text[64];
 
 	snprintf(text, sizeof(text), "num_queues=%u,mac=02:00:00:00:00:01", queues);
-	vr_end_start(v);
-	cr_assert_eq(vr_create(v, text), 0, "%s", v->rig.err.text);
-	rig_run_workers(&v->rig);
-	vr_drive(v, queues, features);
+	vr_begin(v, text, queues, features);
 	return v;
 }
 

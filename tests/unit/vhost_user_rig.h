@@ -213,19 +213,27 @@ RIG void vr_drive(struct vr *v, unsigned n, uint64_t features)
 		}
 }
 
-/* Made, driven, and its worker runs. */
+/* Made with a back end, driven, and its worker runs. */
+RIG void vr_begin(struct vr *v, const char *options, unsigned queues, uint64_t features)
+{
+	int r;
+
+	vr_end_start(v);
+	r = vr_create(v, options);
+	cr_assert_eq(r, 0, "%s", v->rig.err.text);
+	rig_run_workers(&v->rig);
+	vr_drive(v, queues, features);
+}
+
 RIG struct vr *vr_disk(unsigned queues, uint64_t features)
 {
 	struct vr *v = vr_new(false);
 	char text[32];
-	int r;
 
+	if (features & VD_F_PACKED)
+		v->end.features |= VD_F_PACKED;
 	snprintf(text, sizeof(text), "num_queues=%u", queues);
-	vr_end_start(v);
-	r = vr_create(v, text);
-	cr_assert_eq(r, 0, "%s", v->rig.err.text);
-	rig_run_workers(&v->rig);
-	vr_drive(v, queues, features);
+	vr_begin(v, text, queues, features);
 	return v;
 }
 

@@ -9,7 +9,8 @@
 
 int main(int argc, char **argv)
 {
-	struct end_config c = { .features = end_features(), .protocol = end_protocol(), .depth = 8, .seed = 1 };
+	struct end_config c = { .features = end_features() | VIRTIO_BIT(VIRTIO_F_RING_PACKED),
+		.protocol = end_protocol(), .depth = 8, .seed = 1 };
 
 	if (argc < 4) {
 		fprintf(stderr, "usage: %s SOCKET DISK QUEUES [connect]\n", argv[0]);
