@@ -124,13 +124,13 @@ static int save(struct back *back, struct state_writer *w)
 {
 	const struct vhost_user *vu = ((struct back_vhost_user *)back)->vu;
 
-	/* All queues are stopped: the worker writes nothing here. */
+	/*
+	 * Which requests are open only the in-flight buffer says, and that is of this process. All
+	 * queues are stopped: the worker writes nothing here.
+	 */
 	for (unsigned i = 0; i < vu->nrings; i++)
-		if (vu->ring[i].left) {
-			log_warn("%s: the program that serves it is gone and left %u requests open; wait for it to come back",
-				vu->dev->id, vu->ring[i].left);
+		if (vu->ring[i].left)
 			return -EBUSY;
-		}
 	return back->dev->type->state ? state_save(w, back->dev->type->state, back->dev) : 0;
 }
 
@@ -309,6 +309,9 @@ int vhost_user_open(struct vhost_user **ret, struct virtio_device *dev, const st
 		r = vhost_user_meet(vu, err);
 	if (r < 0)
 		return error_prefix(err, r, "--%s socket=%s", kind->flag, o->socket);
+	if (kind->inflight && !vhost_user_agreed(vu, VHOST_USER_PROTOCOL_INFLIGHT_SHMFD))
+		log_notice("%s: the program at %s does not keep track of requests in flight: when it ends with some open, "
+			   "the guest has to reset the device", dev->id, vu->path);
 	dev->features |= vu->features & kind->known;
 	dev->make_back = vhost_user_make_back;
 	return 0;

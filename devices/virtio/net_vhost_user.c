@@ -43,6 +43,7 @@ static const struct vhost_user_kind net_kind = {
 		VIRTIO_BIT(NET_F_GUEST_TSO6) | VIRTIO_BIT(NET_F_GUEST_ECN) | VIRTIO_BIT(NET_F_HOST_TSO4) |
 		VIRTIO_BIT(NET_F_HOST_TSO6) | VIRTIO_BIT(NET_F_HOST_ECN) | VIRTIO_BIT(NET_F_MRG_RXBUF) |
 		VIRTIO_BIT(NET_F_GUEST_USO4) | VIRTIO_BIT(NET_F_GUEST_USO6) | VIRTIO_BIT(NET_F_HOST_USO),
+	.mtu_feature = NET_F_MTU,
 	.pairs = true,
 	.is_own = is_own,
 	.loaded = loaded,

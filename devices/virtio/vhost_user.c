@@ -17,6 +17,7 @@
 #include "devices/virtio/vhost_user.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/socket.h>
@@ -33,7 +34,7 @@ const struct syscall_row vhost_user_syscalls[] = {
 	{ SYSCALL(accept4, "the program that serves the device connects") },
 	{ SYSCALL(socketpair, "its own channel to us", SYSCALL_ARG_EQ(0, AF_UNIX)) },
 	{ SYSCALL(pread64, "what it had in flight when it ended") },
-	{ SYSCALL(fcntl, "is what it gave us for that such memory", SYSCALL_ARG_EQ(1, 1034 /* F_GET_SEALS */)) },
+	{ SYSCALL(fcntl, "is what it gave us for that such memory", SYSCALL_ARG_EQ(1, F_GET_SEALS)) },
 	SYSCALL_END,
 };
 
@@ -95,6 +96,7 @@ void vhost_user_lose(struct vhost_user *vu, const char *why)
 	if (served || !vu->told)
 		log_info("%s: the program at %s %s", vu->dev->id, vu->path, why);
 	vu->told = !served;
+	vu->away = true;
 	if (served)
 		vu->again_ms = VHOST_USER_AGAIN_MIN_MS;
 	tell(vu);

@@ -13,7 +13,7 @@
  *
  * Threads: main makes it and meets the back end for the first time; from then on all of it belongs
  * to one worker, and the front's calls go there. Nothing there waits but the end of a queue, for
- * which the back end has VHOST_USER_REPLY_MS.
+ * which the back end has VHOST_USER_STOP_MS.
  */
 #ifndef DEVICES_VIRTIO_VHOST_USER_H
 #define DEVICES_VIRTIO_VHOST_USER_H
@@ -24,6 +24,7 @@
 
 enum {
 	VHOST_USER_REPLY_MS = 5000,      /* to answer one message */
+	VHOST_USER_STOP_MS = 15000,      /* to stop a queue, for which requests must end */
 	VHOST_USER_AGAIN_MIN_MS = 10,    /* before we look for a back end that is gone; doubles up to */
 	VHOST_USER_AGAIN_MAX_MS = 1000,
 	VHOST_USER_INFLIGHT_MAX = 64 * MIB,
@@ -52,6 +53,7 @@ extern const char *const vhost_user_modes[];
 struct vhost_user_kind {
 	const char *flag;      /* "disk" */
 	uint64_t known;        /* feature bits of the device that we pass on between driver and back end */
+	unsigned mtu_feature;  /* bit with which a driver takes the MTU that it is told; 0: has none */
 	bool pairs;            /* its queues are counted in pairs, and a pair may be out of use */
 	/*
 	 * Requests end in any order, so what is in flight must be written down (GET_INFLIGHT_FD).
@@ -111,6 +113,7 @@ struct vhost_user {
 	uint32_t again_ms;                   /* the next wait before we look for it */
 	uint64_t told_at;                    /* when main last heard of a loss, ns */
 	bool told;                           /* the log has the reason why it does not come back */
+	bool away;                           /* it was lost, and no other serves yet */
 	struct vhost_user_rx rx, own_rx;
 	struct vhost_user_msg asked;         /* waits for its reply; request NONE: nothing does */
 	vhost_user_take_fn *take;            /* of that reply */

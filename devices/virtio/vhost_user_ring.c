@@ -26,6 +26,7 @@
 #include "vmm/log.h"
 #include "vmm/rate.h"
 
+static const uint64_t stop_ns = UINT64_C(1000000) * VHOST_USER_STOP_MS;
 enum { DRAIN_STEP_NS = 500 * 1000, PACKED_EVENT = 4 };
 
 static bool is_packed(const struct vhost_user_ring *ring)
@@ -227,7 +228,7 @@ static const char *take_base(struct vhost_user *vu, const struct vhost_user_msg 
 /* Section "GET_VRING_BASE" lets a back end answer before all it began is done; some do. */
 static void drain(struct vhost_user *vu, const struct vhost_user_ring *ring)
 {
-	const uint64_t end = rate_now() + UINT64_C(1000000) * VHOST_USER_REPLY_MS;
+	const uint64_t end = rate_now() + stop_ns;
 	const struct timespec wait = { .tv_nsec = DRAIN_STEP_NS };
 
 	while (vu->fd >= 0 && !is_drained(vu, ring)) {
@@ -247,6 +248,7 @@ static bool ask_base(struct vhost_user *vu, struct vhost_user_ring *ring)
 	m.body.state.index = ring->setup.index;
 	if (!vhost_user_ask(vu, &m, NULL, 0, take_base))
 		return false;
+	vu->asked_until = rate_now() + stop_ns;
 	vhost_user_settle(vu);
 	if (vu->fd >= 0)
 		drain(vu, ring);

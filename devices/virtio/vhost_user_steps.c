@@ -242,7 +242,8 @@ static bool set_features(struct vhost_user *vu)
 
 static bool has_mtu(const struct vhost_user *vu)
 {
-	return vu->mtu && vhost_user_agreed(vu, VHOST_USER_PROTOCOL_MTU);
+	return vu->mtu && (vu->chosen & VIRTIO_BIT(vu->kind->mtu_feature)) &&
+		vhost_user_agreed(vu, VHOST_USER_PROTOCOL_MTU);
 }
 
 static bool set_mtu(struct vhost_user *vu)
@@ -354,6 +355,9 @@ void vhost_user_advance(struct vhost_user *vu)
 		return;
 	if (vu->driver)
 		vhost_user_send_rings(vu);
+	if (vu->away && vu->fd >= 0)
+		log_info("%s: the program at %s serves it again", vu->dev->id, vu->path);
+	vu->away &= vu->fd < 0;
 	if (vu->config_stale && can_config(vu))
 		get_config(vu);
 }

@@ -246,7 +246,7 @@ Test(vhost_user, a_stop_does_not_wait_for_a_hung_back_end_for_ever, .timeout = 6
 	vr_load(v, 100);
 	begin = vr_now_ms();
 	front_stop(vr_front(v));
-	cr_assert_geq(vr_now_ms() - begin, VHOST_USER_REPLY_MS - 500);
+	cr_assert_geq(vr_now_ms() - begin, VHOST_USER_STOP_MS - 500);
 	cr_assert_eq(vr_front(v)->q[0].next_avail, get_le16(v->low + vr_ring(0) + 0x2002));
 	vr_end_kill(v);
 	v->end.manners = END_GOOD;
