@@ -10,6 +10,11 @@ static uint64_t capacity(struct vr *v)
 	return get_le64(bytes);
 }
 
+static const struct vhost_user *vu_of(struct vr *v)
+{
+	return container_of(vr_front(v)->dev, struct vhost_user_device, dev)->vu;
+}
+
 Test(vhost_user, a_disk_is_served)
 {
 	struct vr *v = vr_disk(1, 0);
@@ -435,7 +440,7 @@ Test(vhost_user, without_tracking_open_requests_need_a_reset, .timeout = 60)
 Test(vhost_user, without_tracking_an_idle_ring_goes_on, .timeout = 60)
 {
 	struct vr *v = without_tracking();
-	const struct vhost_user *vu = container_of(vr_front(v)->dev, struct vhost_user_device, dev)->vu;
+	const struct vhost_user *vu = vu_of(v);
 
 	for (unsigned i = 0; i < 5; i++) {
 		vr_load(v, 50);
@@ -628,40 +633,96 @@ Test(vhost_user_net, frames_pass_also_after_the_program_was_killed, .timeout = 6
 	vr_free(v);
 }
 
+/* A command of the control queue, which is queue `q`; the answer. */
+static uint8_t command(struct vr *v, unsigned q, const char bytes[4])
+{
+	struct vr_slot *s = &v->slot[q][0];
+	const struct vd_seg segs[] = { { s->data_at, 4 }, { s->data_at + 4, 1 } };
+	void *cookie;
+	uint32_t len;
+
+	memcpy(s->data, bytes, 4);
+	s->data[4] = 0xee;
+	cr_assert(vd_add(&v->vd[q], segs, 1, 1, s));
+	vd_kick(&v->vd[q]);
+	VR_WAIT(vd_poll(&v->vd[q], &cookie, &len) == 1);
+	return s->data[4];
+}
+
 /* The control queue is ours: the program behind the others never sees it. */
 Test(vhost_user_net, pairs_come_into_use_by_command, .timeout = 60)
 {
 	struct vr *v = vr_new(true);
-	const uint64_t f = VIRTIO_BIT(NET_F_CTRL_VQ) | VIRTIO_BIT(NET_F_MQ);
-	struct front *front;
-	const struct vhost_user *vu;
-	uint8_t *cmd;
-	void *cookie;
-	uint32_t len;
 
-	vr_end_start(v);
-	cr_assert_eq(vr_create(v, "num_queues=2"), 0);
-	cr_assert_not(vr_front(v)->dev->offered & f);
-	vr_free(v);
-	v = vr_new(true);
-	v->end.queues = 2 * NET_PAIRS_MAX; /* it need not have them: pairs that nobody starts */
-	vr_end_start(v);
-	cr_assert_eq(vr_create(v, "num_queues=4"), 0, "%s", v->rig.err.text);
-	rig_run_workers(&v->rig);
-	front = vr_front(v);
-	vu = container_of(front->dev, struct vhost_user_device, dev)->vu;
-	/* Without MQ the control queue is queue 2. */
-	vr_drive(v, 3, VIRTIO_BIT(NET_F_CTRL_VQ));
+	v->end.queues = 4;
+	vr_begin(v, "num_queues=4", 5, VIRTIO_BIT(NET_F_CTRL_VQ) | VIRTIO_BIT(NET_F_MQ));
 	echo(v, 0, 1);
-	cmd = v->slot[2][0].data;
-	memcpy(cmd, "\x04\x00\x02\x00\xee", 5);
-	const struct vd_seg segs[] = { { v->slot[2][0].data_at, 4 }, { v->slot[2][0].data_at + 4, 1 } };
+	cr_assert_not(vu_of(v)->ring[2].enabled);
+	cr_assert_eq(command(v, 4, "\x04\x00\x03\x00"), NET_ACK_ERR, "more pairs than there are");
+	cr_assert_eq(command(v, 4, "\x04\x00\x00\x00"), NET_ACK_ERR, "none");
+	cr_assert_eq(command(v, 4, "\x01\x00\x02\x00"), NET_ACK_ERR, "another command");
+	cr_assert_eq(command(v, 4, "\x04\x00\x02\x00"), NET_ACK_OK);
+	echo(v, 1, 2);
+	vr_end_kill(v);
+	vr_end_start(v);
+	echo(v, 1, 3);
+	front_stop(vr_front(v));
+	front_restart(vr_front(v));
+	echo(v, 1, 4);
+	front_set_status(vr_front(v), 0);
+	cr_assert_not(vu_of(v)->ring[2].enabled);
+	vr_free(v);
+}
 
-	cr_assert(vd_add(&v->vd[2], segs, 1, 1, cmd));
-	vd_kick(&v->vd[2]);
-	VR_WAIT(vd_poll(&v->vd[2], &cookie, &len) == 1);
-	cr_assert_eq(cmd[4], NET_ACK_ERR, "a driver without MQ");
-	cr_assert_not(vu->ring[2].started);
+Test(vhost_user_net, without_mq_the_control_queue_is_the_third, .timeout = 60)
+{
+	struct vr *v = vr_new(true);
+
+	v->end.queues = 4;
+	vr_begin(v, "num_queues=4", 3, VIRTIO_BIT(NET_F_CTRL_VQ));
+	echo(v, 0, 1);
+	cr_assert_eq(command(v, 2, "\x04\x00\x02\x00"), NET_ACK_ERR);
+	cr_assert_not(vu_of(v)->ring[2].started);
+	vr_free(v);
+}
+
+Test(vhost_user_net, one_pair_has_no_control_queue)
+{
+	struct vr *v = vr_new(true);
+
+	vr_end_start(v);
+	cr_assert_eq(vr_create(v, "num_queues=2"), 0, "%s", v->rig.err.text);
+	cr_assert_not(vr_front(v)->dev->offered & (VIRTIO_BIT(NET_F_CTRL_VQ) | VIRTIO_BIT(NET_F_MQ)));
+	vr_free(v);
+}
+
+/* The address and the pairs in use travel. */
+Test(vhost_user_net, saved_and_loaded, .timeout = 60)
+{
+	struct vr *v = vr_new(true), *to = vr_new(true);
+	uint8_t mac[2][6];
+	struct state_reader r;
+	struct state_writer w;
+
+	v->end.queues = to->end.queues = 4;
+	vr_begin(v, "num_queues=4", 5, VIRTIO_BIT(NET_F_CTRL_VQ) | VIRTIO_BIT(NET_F_MQ));
+	cr_assert_eq(command(v, 4, "\x04\x00\x02\x00"), NET_ACK_OK);
+	echo(v, 1, 1);
+	v->rig.dev->ops->pause(v->rig.dev);
+	cr_assert_eq(save(v, &w), 0);
+	vr_end_start(to);
+	cr_assert_eq(vr_create(to, "num_queues=4"), 0, "%s", to->rig.err.text);
+	memcpy(to->low, v->low, VR_LOW);
+	memcpy(to->high, v->high, VR_HIGH);
+	r = (struct state_reader){ .data = w.data, .len = w.len };
+	cr_assert_eq(to->rig.dev->ops->load(to->rig.dev, &r, &to->rig.err), 0, "%s", to->rig.err.text);
+	front_config_read(vr_front(v), 0, mac[0], 6);
+	front_config_read(vr_front(to), 0, mac[1], 6);
+	cr_assert(!memcmp(mac[0], mac[1], 6), "another address");
+	to->rig.dev->ops->resume(to->rig.dev);
+	cr_assert(vu_of(to)->ring[3].enabled && vu_of(to)->ring[3].started);
+	state_writer_free(&w);
+	vr_free(to);
 	vr_free(v);
 }
 

@@ -25,7 +25,7 @@ enum {
 	VR_HIGH = 4 * MIB,
 	VR_SIZE = 64,                /* of each ring */
 	VR_DEPTH = 16,               /* requests in flight on each */
-	VR_QUEUES = 4,
+	VR_QUEUES = 5,
 	VR_BLOCK = 4096,
 	VR_TABLE = 4,
 	VR_DISK = 8 * MIB,
