@@ -25,6 +25,27 @@ Test(vhost_user, a_disk_is_served)
 	vr_free(v);
 }
 
+Test(vhost_user, the_back_end_interrupts_the_guest_by_itself)
+{
+	struct vr *v = vr_new(false);
+	struct front *f;
+	int call;
+
+	vr_begin(v, "transport=mmio", 1, 0);
+	f = vr_front(v);
+	call = f->tops->call_fd(f->transport, 0);
+	cr_assert_geq(call, 0);
+	rig_rang(call, 0);
+	for (unsigned i = 0; i < 3; i++) {
+		vr_submit_all(v);
+		cr_assert(rig_rang(call, 10 * 1000), "no interrupt");
+		VR_WAIT(vr_idle(v));
+		vr_end_kill(v);
+		vr_end_start(v);
+	}
+	vr_free(v);
+}
+
 Test(vhost_user, every_queue_is_served, .timeout = 60)
 {
 	struct vr *v = vr_disk(VR_QUEUES, VD_F_INDIRECT | VIRTIO_BIT(BLK_F_MQ));
