@@ -6,8 +6,10 @@
  * same bytes are looked at as in-flight buffers.
  */
 #include <fcntl.h>
+#include <linux/sockios.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -18,7 +20,7 @@
 #include "tests/unit/virtio_rig.h"
 #include "vmm/log.h"
 
-enum { QUEUE = 16, OWN = 0x40, WITH_FD = 0x80, LENGTH = 0x3f };
+enum { QUEUE = 16, OWN = 0x40, WITH_FD = 0x80, LENGTH = 0x3f, CHANNEL_MS = 20 };
 
 struct peer {
 	int listen_fd, memfd;
@@ -69,6 +71,27 @@ static bool hear(int fd, int *own)
 	return r > 0;
 }
 
+/* The channel is on its way, or the front end does not get that far. */
+static void await_channel(int fd, int *own)
+{
+	struct pollfd p = { .fd = fd, .events = POLLIN };
+
+	while (*own < 0 && poll(&p, 1, CHANNEL_MS) == 1 && hear(fd, own))
+		;
+}
+
+/* What was said there is to be heard before the connection ends. */
+static void await_heard(int own)
+{
+	int left = 1;
+
+	for (unsigned i = 0; i < CHANNEL_MS && left; i++) {
+		if (ioctl(own, SIOCOUTQ, &left) < 0)
+			return;
+		usleep(100);
+	}
+}
+
 /* Says it all at once: the answers to questions that were not asked yet wait in the socket. */
 static void *speak(void *arg)
 {
@@ -84,9 +107,13 @@ static void *speak(void *arg)
 		size_t len = MIN((size_t)(kind & LENGTH) + 1, (size_t)(end - at));
 
 		hear(fd, &own);
+		if (kind & OWN)
+			await_channel(fd, &own);
 		say((kind & OWN) && own >= 0 ? own : fd, at, len, kind & WITH_FD ? peer->memfd : -1);
 		at += len;
 	}
+	if (own >= 0)
+		await_heard(own);
 	shutdown(fd, SHUT_WR);
 	for (struct pollfd p = { .fd = fd, .events = POLLIN }; hear(fd, &own) || !(p.revents & POLLHUP);)
 		poll(&p, 1, 100);
@@ -132,9 +159,8 @@ static void use(struct rig *rig)
 {
 	struct loop *loop = worker_loop(rig->workers[0]);
 	struct front *f = rig_front(rig);
-	uint64_t want = f->dev->offered & ~VIRTIO_BIT(VIRTIO_F_RING_PACKED);
 
-	rig_drive(rig, 1, want);
+	rig_drive(rig, 1, f->dev->offered);
 	for (unsigned i = 0; i < 4; i++) {
 		MUST(loop_post(loop, stop_loop, loop) == 0);
 		MUST(loop_run(loop) == 0);

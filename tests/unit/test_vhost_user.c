@@ -181,9 +181,10 @@ Test(vhost_user, packed_rings_stop_and_go_on, .timeout = 60)
 /* Under the worker's own filter: a call without a row would end this process. */
 Test(vhost_user, a_sealed_worker_connects_again, .timeout = 60)
 {
-	struct vr *v = vr_new(false);
+	struct vr *v;
 
 	needs_filters();
+	v = vr_new(false);
 	vr_end_start(v);
 	cr_assert_eq(vr_create(v, ""), 0, "%s", v->rig.err.text);
 	for (unsigned i = 0; i < v->rig.nworkers; i++)
