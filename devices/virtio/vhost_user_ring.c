@@ -26,7 +26,6 @@
 #include "vmm/log.h"
 #include "vmm/rate.h"
 
-static const uint64_t stop_ns = UINT64_C(1000000) * VHOST_USER_STOP_MS;
 enum { DRAIN_STEP_NS = 500 * 1000, PACKED_EVENT = 4 };
 
 static bool is_packed(const struct vhost_user_ring *ring)
@@ -226,9 +225,8 @@ static const char *take_base(struct vhost_user *vu, const struct vhost_user_msg 
 }
 
 /* Section "GET_VRING_BASE" lets a back end answer before all it began is done; some do. */
-static void drain(struct vhost_user *vu, const struct vhost_user_ring *ring)
+static void drain(struct vhost_user *vu, const struct vhost_user_ring *ring, uint64_t end)
 {
-	const uint64_t end = rate_now() + stop_ns;
 	const struct timespec wait = { .tv_nsec = DRAIN_STEP_NS };
 
 	while (vu->fd >= 0 && !is_drained(vu, ring)) {
@@ -242,16 +240,17 @@ static void drain(struct vhost_user *vu, const struct vhost_user_ring *ring)
 /* True: it answered, and the indices are its. */
 static bool ask_base(struct vhost_user *vu, struct vhost_user_ring *ring)
 {
+	const uint64_t end = rate_now() + UINT64_C(1000000) * VHOST_USER_STOP_MS;
 	struct vhost_user_msg m;
 
 	vhost_user_begin(&m, VHOST_USER_GET_VRING_BASE, sizeof(m.body.state));
 	m.body.state.index = ring->setup.index;
 	if (!vhost_user_ask(vu, &m, NULL, 0, take_base))
 		return false;
-	vu->asked_until = rate_now() + stop_ns;
+	vu->asked_until = end;
 	vhost_user_settle(vu);
 	if (vu->fd >= 0)
-		drain(vu, ring);
+		drain(vu, ring, end);
 	return vu->fd >= 0;
 }
 
@@ -259,11 +258,11 @@ void vhost_user_stop_ring(struct vhost_user *vu, unsigned index, struct queue_se
 {
 	struct vhost_user_ring *ring = &vu->ring[index];
 
-	/* A reply that is under way comes first. */
-	if (ring->started)
-		vhost_user_settle(vu);
 	if (!ring->started)
 		return;
+	/* A reply that is under way comes first; without the ring nobody need be asked. */
+	if (ring->sent)
+		vhost_user_settle(vu);
 	ring->started = false;
 	if (!ring->sent || !ask_base(vu, ring))
 		recover_or_break(vu, ring);
