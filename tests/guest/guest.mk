@@ -41,7 +41,7 @@ $(back_end): $(BUILD)/tests/guest/host/back_end.o $(BUILD)/tests/driver/vhost_us
 	$(call say,LINK)
 	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
-guest-build: $(guest_file) $(if $(CROSS),,$(back_end))
+guest-build: $(guest_file) $(back_end)
 G ?=
 ifeq ($(CROSS),)
 # Half of the hostile machines run against the sanitizers' build, too.

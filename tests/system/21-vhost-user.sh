@@ -26,9 +26,9 @@ on_qemus_storage_daemon() {
 
 # A back end that keeps track of what is in flight, killed all the while: the guest hears nothing of it.
 on_one_that_is_killed() {
-	local program=$tree/build/guest/back-end kills=0
+	local program=$tree/build/${MICROVM_ARCH:+$MICROVM_ARCH/}guest/back-end kills=0
 	local checks="blk:vda,many:vda,many:vda,mark:vda:$name,marked:vda:$name,poweroff"
-	[ -x "$program" ] || skip "no build/guest/back-end; make guest-build"
+	[ -x "$program" ] || skip "no back end beside the guest (make guest-build)"
 	truncate -s 64M "$scratch/a"
 	serve_by "$program" "$scratch/socket" "$scratch/a" 2
 	boot 6.12 vmlinux "$checks" --disk "socket=$scratch/socket,num_queues=2"
