@@ -93,9 +93,11 @@ void vhost_user_lose(struct vhost_user *vu, const char *why)
 		error_set(vu->starting, EPROTO, "the program there %s; is it a back end of this kind?", why);
 		return;
 	}
-	if (served || !vu->told)
+	if (served)
 		log_info("%s: the program at %s %s", vu->dev->id, vu->path, why);
-	vu->told = !served;
+	else if (!vu->told_bad)
+		log_warn("%s: the program that is at %s now %s; looking again and again", vu->dev->id, vu->path, why);
+	vu->told_bad |= !served;
 	vu->away = true;
 	if (served)
 		vu->again_ms = VHOST_USER_AGAIN_MIN_MS;

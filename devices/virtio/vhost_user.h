@@ -112,8 +112,8 @@ struct vhost_user {
 	struct loop_source *source, *own_source, *listen_source, *err_source, *timer;
 	uint32_t again_ms;                   /* the next wait before we look for it */
 	uint64_t told_at;                    /* when main last heard of a loss, ns */
-	bool told;                           /* the log has the reason why it does not come back */
 	bool away;                           /* it was lost, and no other serves yet */
+	bool told, told_bad;                 /* meanwhile the log has it that nobody is there, or a bad one */
 	struct vhost_user_rx rx, own_rx;
 	struct vhost_user_msg asked;         /* waits for its reply; request NONE: nothing does */
 	vhost_user_take_fn *take;            /* of that reply */

@@ -355,9 +355,10 @@ void vhost_user_advance(struct vhost_user *vu)
 		return;
 	if (vu->driver)
 		vhost_user_send_rings(vu);
-	if (vu->away && vu->fd >= 0)
+	if (vu->away && vu->fd >= 0) {
 		log_info("%s: the program at %s serves it again", vu->dev->id, vu->path);
-	vu->away &= vu->fd < 0;
+		vu->away = vu->told = vu->told_bad = false;
+	}
 	if (vu->config_stale && can_config(vu))
 		get_config(vu);
 }
