@@ -120,11 +120,24 @@ static void killed_again_and_again(struct vr *v, unsigned times)
 	vr_load(v, 200);
 }
 
+static unsigned open_fds(void)
+{
+	unsigned n = 0;
+
+	for (int fd = 0; fd < 1024; fd++)
+		n += fcntl(fd, F_GETFD) >= 0;
+	return n;
+}
+
 Test(vhost_user, killed_a_hundred_times_under_load, .timeout = 250)
 {
 	struct vr *v = vr_disk(2, VIRTIO_BIT(BLK_F_MQ));
+	unsigned before;
 
+	vr_load(v, 100);
+	before = open_fds();
 	killed_again_and_again(v, 100);
+	cr_assert_eq(open_fds(), before, "descriptors are left open");
 	cr_assert_gt(v->nevents, 0);
 	cr_assert_not(front_status(vr_front(v)) & VIRTIO_S_NEEDS_RESET);
 	vr_free(v);
