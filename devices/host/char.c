@@ -112,7 +112,7 @@ int char_open(struct char_host **ret, const struct char_config *config, const ch
 	c->mode = config->mode;
 	c->kind = kinds[config->mode];
 	c->option = option;
-	c->in_fd = c->out_fd = c->winch_fd = c->slave_fd = c->listen_fd = c->dir_fd = -1;
+	c->in_fd = c->out_fd = c->winch_fd = c->slave_fd = c->listen_fd = c->place.dir_fd = -1;
 	/* A pipe or client that left is an EPIPE for the owner, not the end of the machine. */
 	signal(SIGPIPE, SIG_IGN);
 	r = c->kind->open(c, config, option, err);
@@ -153,7 +153,7 @@ void char_close(struct char_host *c)
 	close_fd(c->winch_fd);
 	close_fd(c->slave_fd);
 	close_fd(c->listen_fd);
-	close_fd(c->dir_fd);
+	unix_place_close(&c->place);
 	if (c->slot && *c->slot == &c->terminal)
 		*c->slot = NULL;
 	free(c->path);

@@ -8,6 +8,7 @@
 #include <termios.h>
 
 #include "devices/host/char.h"
+#include "devices/host/unix_socket.h"
 
 enum {
 	CHAR_IN_MAX = 4096,   /* one read; also all the input that is ever held */
@@ -75,9 +76,8 @@ struct char_host {
 	int slave_fd; /* pty: keeps the master from hanging up */
 
 	/* socket: the directory of the path, for its removal after the root has gone */
-	int listen_fd, dir_fd;
-	const char *base; /* last component, inside path */
-	bool bound;
+	int listen_fd;
+	struct unix_place place;
 	struct loop_source *listen_src;
 };
 

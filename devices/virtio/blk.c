@@ -17,16 +17,6 @@
 #include "devices/virtio/types.h"
 #include "devices/virtio/vdpa.h"
 
-struct blk_options {
-	struct virtio_options virtio;
-	char *path, *serial, *overlay, *vdpa;
-	uint64_t null_size;
-	bool readonly, direct, read_zeroes, backing_files, ephemeral, fixed_buffers;
-	uint32_t num_queues, poll_us, format, on_error;
-	struct option_ints affinity;
-	struct rate_device_options rate;
-};
-
 static int blk_queue_start(struct virtio_device *dev, struct queue *q)
 {
 	struct blk *blk = container_of(dev, struct blk, dev);
@@ -66,7 +56,7 @@ static void blk_queue_stop(struct virtio_device *dev, struct queue *q)
 	bq->queue = NULL;
 }
 
-static bool blk_config_writable(const struct virtio_device *dev, unsigned offset, unsigned len)
+bool blk_config_writable(const struct virtio_device *dev, unsigned offset, unsigned len)
 {
 	return (dev->offered & VIRTIO_BIT(BLK_F_CONFIG_WCE)) && len == 1 &&
 		offset == offsetof(struct blk_config, writeback);
@@ -213,8 +203,12 @@ static int open_disk(struct disk **ret, const struct blk_options *o, const struc
 		return error_set(err, EINVAL,
 			"--disk path=%s,null=%llu: a disk is a file or none at all; leave out one of the two",
 			o->path, (unsigned long long)o->null_size);
+	r = vhost_user_check_options(&o->vhost_user, "disk", err);
+	if (r)
+		return r;
 	if (!o->path && !o->null_size)
-		return error_set(err, EINVAL, "--disk: what the disk is, is not said; add path=FILE, or null=SIZE");
+		return error_set(err, EINVAL,
+			"--disk: what the disk is, is not said; add path=FILE, null=SIZE, socket=PATH or vdpa=PATH");
 	if (!o->path && o->fixed_buffers)
 		return error_set(err, EINVAL, "--disk null=%llu,fixed_buffers=on: there is no file to read into buffers; leave it out",
 			(unsigned long long)o->null_size);
@@ -351,7 +345,7 @@ static const struct option_row blk_rows[] = {
 		.max = BLK_QUEUES_MAX, .unit = "queues",
 		.help = "queues, each with a thread of its own" },
 	{ .key = "poll", .type = OPTION_U32, .offset = offsetof(struct blk_options, poll_us),
-		.def = "32", .max = 10000, .unit = "microseconds",
+		.def = "32" /* BLK_POLL_US */, .max = 10000, .unit = "microseconds",
 		.help = "look that long at most, where requests follow closely, before sleeping; 0: never" },
 	{ .key = "fixed_buffers", .type = OPTION_BOOL, .offset = offsetof(struct blk_options, fixed_buffers),
 		.def = "off",
@@ -364,11 +358,12 @@ static const struct option_row blk_rows[] = {
 		.help = "when the host fails: tell the guest, or pause the machine until SIGUSR2 and "
 			"try again; enospc: pause when the host's disk is full, tell of all else" },
 	RATE_DEVICE_OPTION_ROWS(struct blk_options, rate),
+	VHOST_USER_OPTION_ROWS(struct blk_options, vhost_user),
 	VIRTIO_OPTION_ROWS("128"),
 	OPTION_ROWS_END,
 };
 
-static const struct option_group blk_group = {
+const struct option_group blk_group = {
 	.flag = "disk",
 	.json = "disks",
 	.kind = OPTION_MANY,
@@ -426,33 +421,56 @@ const struct virtio_type virtio_blk_type = {
 	.destroy = blk_destroy,
 };
 
+const char *blk_own_option(const struct blk_options *o)
+{
+	const struct {
+		bool given;
+		const char *key;
+	} all[] = {
+		{ o->path, "path" },
+		{ o->null_size, "null" },
+		{ o->overlay, "overlay" },
+		{ o->ephemeral, "ephemeral" },
+		{ o->backing_files, "backing_files" },
+		{ o->format, "format" },
+		{ o->serial, "serial" },
+		{ o->readonly, "readonly" },
+		{ o->direct, "direct" },
+		{ o->poll_us != BLK_POLL_US, "poll" },
+		{ o->affinity.n, "affinity" },
+		{ o->fixed_buffers, "fixed_buffers" },
+		{ o->on_error != BLK_ON_ERROR_ENOSPC, "on_error" },
+		{ o->rate.group, "rate_group" },
+		{ o->rate.own.bw_size, "bw_size" },
+		{ o->rate.own.ops_size, "ops_size" },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(all); i++)
+		if (all[i].given)
+			return all[i].key;
+	return NULL;
+}
+
 /* A device that is not ours has all its properties from elsewhere. */
 static int check_vdpa(const struct blk_options *o, struct error *err)
 {
-	const char *other = o->path ? "path" : o->null_size ? "null" : o->overlay ? "overlay" :
-		o->serial ? "serial" : o->ephemeral ? "ephemeral" : o->readonly ? "readonly" :
-		o->direct ? "direct" : o->num_queues > 1 ? "num_queues" : o->affinity.n ? "affinity" :
-		o->poll_us ? "poll" : NULL;
+	const char *other = o->vhost_user.socket ? "socket" : o->num_queues > 1 ? "num_queues" : blk_own_option(o);
 
 	return !other ? 0 : error_set(err, EINVAL,
 		"--disk vdpa=%s: %s is the device's own business; leave it out, or leave vdpa out", o->vdpa, other);
-}
-
-static bool shares_memory(const void *options)
-{
-	return ((const struct blk_options *)options)->vdpa;
 }
 
 static int row_create(struct device **ret, const struct device_env *env, const void *options,
 	struct error *err)
 {
 	const struct blk_options *o = options;
+	const struct virtio_type *type = o->vhost_user.socket ? &virtio_blk_vhost_user_type : &virtio_blk_type;
 	int r = o->vdpa ? check_vdpa(o, err) : 0;
 
 	if (r == 0 && o->vdpa)
 		r = vdpa_create(ret, &virtio_blk_row, VIRTIO_ID_BLK, o->vdpa, &o->virtio, env, err);
 	else if (r == 0)
-		r = virtio_create(ret, &virtio_blk_row, &virtio_blk_type, env, options, err);
+		r = virtio_create(ret, &virtio_blk_row, type, env, options, err);
 	if (r == 0)
 		(*ret)->cmdline = o->readonly ? "root=/dev/vda ro" : "root=/dev/vda rw";
 	return r;
@@ -463,6 +481,6 @@ const struct device_type virtio_blk_row = {
 	.options = &blk_group,
 	.id_prefix = "_disk",
 	.state = &blk_state,
-	.shares_memory = shares_memory,
+	.shares_memory = blk_shares_memory,
 	.create = row_create,
 };

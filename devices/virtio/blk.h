@@ -12,6 +12,7 @@
 #include "devices/host/disk.h"
 #include "devices/host/disk_slow.h"
 #include "devices/virtio/queue.h"
+#include "devices/virtio/vhost_user.h"
 #include "devices/virtio/virtio.h"
 #include "vmm/rate.h"
 
@@ -23,6 +24,7 @@ enum {
 	/* a buffer may lie across the border of two regions of memory */
 	BLK_IOV_EXTRA = 4,
 	BLK_SERIAL_LEN = 20,          /* §5.2.6 */
+	BLK_POLL_US = 32,             /* what poll= is when it is not given */
 	BLK_BATCH = 32,               /* chains that are popped, or pushed, in one go */
 	BLK_SEND = 64,                /* requests that are sent to the disk at the latest */
 	BLK_DISCARD_MAX = 1 << 22,
@@ -33,7 +35,9 @@ enum {
 
 /* §5.2.3, bit numbers */
 enum {
+	BLK_F_SIZE_MAX = 1,
 	BLK_F_SEG_MAX = 2,
+	BLK_F_GEOMETRY = 4,
 	BLK_F_RO = 5,
 	BLK_F_BLK_SIZE = 6,
 	BLK_F_FLUSH = 9,
@@ -127,6 +131,17 @@ struct blk_slow {
 		struct blk_lifetime lifetime;
 	} reply;
 	size_t reply_len;
+};
+
+struct blk_options {
+	struct virtio_options virtio;
+	char *path, *serial, *overlay, *vdpa;
+	uint64_t null_size;
+	bool readonly, direct, read_zeroes, backing_files, ephemeral, fixed_buffers;
+	uint32_t num_queues, poll_us, format, on_error;
+	struct option_ints affinity;
+	struct rate_device_options rate;
+	struct vhost_user_options vhost_user;
 };
 
 struct blk_request {
@@ -277,5 +292,15 @@ uint64_t blk_size(const struct blk *blk);
  * all is as before. On the worker of queue 0, whether or not its queue runs.
  */
 int blk_resize(struct virtio_device *dev);
+/* §5.2.4: the cache mode, with VIRTIO_BLK_F_CONFIG_WCE. */
+bool blk_config_writable(const struct virtio_device *dev, unsigned offset, unsigned len);
+extern const struct option_group blk_group;
+
+/* The first option that says how we would serve the disk; NULL: none was given. */
+const char *blk_own_option(const struct blk_options *o);
+
+/* blk_vhost_user.c: the disk is served by another program. */
+extern const struct virtio_type virtio_blk_vhost_user_type;
+bool blk_shares_memory(const void *options);
 
 #endif

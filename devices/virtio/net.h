@@ -10,6 +10,7 @@
  *   net_stats.c   what was counted
  *   net_filter.c  which received frames are the guest's
  *   net_vhost.c   the pairs handed to the kernel's vhost
+ *   net_vhost_user.c instead of all that: another program serves the queues
  *
  * A device has up to 16 pairs of a receive and a transmit queue, each pair with its link on its own
  * worker. What the driver sets through the control queue is one struct net_settings under a lock;
@@ -24,6 +25,7 @@
 #include "devices/host/capture.h"
 #include "devices/host/link.h"
 #include "devices/virtio/queue.h"
+#include "devices/virtio/vhost_user.h"
 #include "devices/virtio/virtio.h"
 #include "vmm/rate.h"
 
@@ -283,14 +285,39 @@ int net_vhost_setup(struct net *net, enum net_vhost_mode mode, const char *not,
 	struct error *err) NEEDS_CHECK;
 
 /* net_create.c */
+enum net_anti_spoof { ANTI_SPOOF_AUTO, ANTI_SPOOF_ON, ANTI_SPOOF_OFF };
+struct net_options {
+	struct virtio_options virtio;
+	char *tap, *ip, *mask, *forward, *vdpa;
+	struct option_mac mac, host_mac;
+	struct option_ints fd;
+	bool user;
+	uint32_t mtu, num_queues, speed, anti_spoof, vhost;
+	bool standby;
+	struct rate_device_options rate;
+	char *capture, *capture_filter;
+	uint64_t capture_size;
+	bool capturing;
+	struct vhost_user_options vhost_user;
+};
+
+/* The first option that says how we would move the frames; NULL: none was given. */
+const char *net_own_option(const struct net_options *o);
+/* The one that was given, or a random one. */
+int net_choose_mac(uint8_t mac[6], const struct net_options *o, struct error *err) NEEDS_CHECK;
+int net_check_standby(const struct net_options *o, struct error *err) NEEDS_CHECK;
+int net_check_pairs(const struct net_options *o, struct error *err) NEEDS_CHECK;
 int net_create(struct virtio_device *dev, const struct device_env *env, const void *options,
 	struct error *err) NEEDS_CHECK;
 extern const struct option_group net_group;
 /* Of the row. */
 int net_handed_fd(const void *options, unsigned i);
-bool net_shares_memory(const void *options);
 int net_row_create(struct device **ret, const struct device_env *env, const void *options,
 	struct error *err) NEEDS_CHECK;
+
+/* net_vhost_user.c: the frames are another program's. */
+extern const struct virtio_type virtio_net_vhost_user_type;
+bool net_shares_memory(const void *options);
 
 /*
  * net_settings.c; the worker of the pair. Take over the settings: filter, offloads, coalescing, in

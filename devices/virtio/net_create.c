@@ -18,24 +18,9 @@ enum {
 	MTU_MAX = 65521,
 };
 
-enum { ANTI_SPOOF_AUTO, ANTI_SPOOF_ON, ANTI_SPOOF_OFF };
 static const char *const anti_spoof_choices[] = { "auto", "on", "off", NULL };
 /* In the order of enum net_vhost_mode. */
 static const char *const vhost_choices[] = { "auto", "on", "off", NULL };
-
-struct net_options {
-	struct virtio_options virtio;
-	char *tap, *ip, *mask, *forward, *vdpa;
-	struct option_mac mac, host_mac;
-	struct option_ints fd;
-	bool user;
-	uint32_t mtu, num_queues, speed, anti_spoof, vhost;
-	bool standby;
-	struct rate_device_options rate;
-	char *capture, *capture_filter;
-	uint64_t capture_size;
-	bool capturing;
-};
 
 static int open_user(struct link **ret, const struct net_options *o, struct error *err)
 {
@@ -79,24 +64,33 @@ static int open_fd(struct link **ret, const struct net_options *o, struct error 
 }
 
 /* The pairing key of §5.1.3.1 is the address: a random one pairs with nothing. */
-static int check_standby(const struct net_options *o, struct error *err)
+int net_check_standby(const struct net_options *o, struct error *err)
 {
 	return !o->standby || o->mac.set ? 0 : error_set(err, EINVAL,
 		"--net standby: the function to pair with is found by its address; give mac=");
+}
+
+int net_check_pairs(const struct net_options *o, struct error *err)
+{
+	return o->num_queues % 2 == 0 ? 0 : error_set(err, EINVAL,
+		"--net num_queues=%u: queues come in pairs, one for each direction; give an even number",
+		o->num_queues);
 }
 
 static int open_link(struct link **ret, const struct net_options *o, struct error *err)
 {
 	unsigned kinds = (unsigned)o->user + (o->tap != NULL) + (o->fd.n > 0);
 
+	int r = vhost_user_check_options(&o->vhost_user, "net", err);
+
+	if (r)
+		return r;
 	if (!kinds)
 		return error_set(err, EINVAL,
 			"--net: where to? write --net user for networking without rights (through "
-			"passt), or --net tap=NAME for a tap interface");
-	if (o->num_queues % 2)
-		return error_set(err, EINVAL,
-			"--net num_queues=%u: queues come in pairs, one for each direction; give an even "
-			"number", o->num_queues);
+			"passt), --net tap=NAME for a tap interface, or --net socket=PATH for vhost-user");
+	if (net_check_pairs(o, err))
+		return -EINVAL;
 	if (kinds > 1)
 		return error_set(err, EINVAL,
 			"--net: user, tap and fd exclude each other; give one of them");
@@ -112,17 +106,17 @@ static int open_link(struct link **ret, const struct net_options *o, struct erro
 	return o->tap ? open_tap(ret, o, err) : open_fd(ret, o, err);
 }
 
-static int choose_mac(struct net *net, const struct net_options *o, struct error *err)
+int net_choose_mac(uint8_t mac[6], const struct net_options *o, struct error *err)
 {
 	if (o->mac.set) {
 		/* no group address: options see to that */
-		memcpy(net->mac, o->mac.bytes, sizeof(net->mac));
+		memcpy(mac, o->mac.bytes, sizeof(o->mac.bytes));
 		return 0;
 	}
-	if (getrandom(net->mac, sizeof(net->mac), 0) != sizeof(net->mac))
+	if (getrandom(mac, sizeof(o->mac.bytes), 0) != sizeof(o->mac.bytes))
 		return error_set(err, EIO,
 			"no random numbers for a MAC address; give one with mac=");
-	net->mac[0] = (uint8_t)((net->mac[0] & 0xfe) | 2); /* not a group, administered locally */
+	mac[0] = (uint8_t)((mac[0] & 0xfe) | 2); /* not a group, administered locally */
 	return 0;
 }
 
@@ -185,12 +179,12 @@ int net_create(struct virtio_device *dev, const struct device_env *env, const vo
 		.mtu = o->mtu, .speed = o->speed, .standby = o->standby,
 		.anti_spoof = o->anti_spoof == ANTI_SPOOF_ON ||
 			(o->anti_spoof == ANTI_SPOOF_AUTO && o->mac.set) };
-	int r = check_standby(o, err);
+	int r = net_check_standby(o, err);
 
 	for (unsigned i = 0; i < ARRAY_SIZE(net->rate) && !r; i++)
 		r = device_rate(&net->rate[i], env, &o->rate, "net", err);
 	if (!r)
-		r = choose_mac(net, o, err);
+		r = net_choose_mac(net->mac, o, err);
 	if (!r)
 		r = open_capture(net, env, o, err);
 	if (!r)
@@ -247,6 +241,7 @@ static const struct option_row net_rows[] = {
 	NET_OPTION("num_queues", OPTION_U32, num_queues, .def = "2", .min = 2,
 		.max = 2 * NET_PAIRS_MAX,
 		.unit = "queues", .help = "queues, two for each pair"),
+	VHOST_USER_OPTION_ROWS(struct net_options, vhost_user),
 	VIRTIO_OPTION_ROWS("256"),
 	OPTION_ROWS_END,
 };
@@ -268,20 +263,36 @@ int net_handed_fd(const void *options, unsigned i)
 	return i < o->fd.n && o->fd.v[i] <= INT_MAX ? (int)o->fd.v[i] : -1;
 }
 
-bool net_shares_memory(const void *options)
+const char *net_own_option(const struct net_options *o)
 {
-	return ((const struct net_options *)options)->vdpa;
+	const struct {
+		bool given;
+		const char *key;
+	} all[] = {
+		{ o->tap, "tap" },
+		{ o->user, "user" },
+		{ o->fd.n, "fd" },
+		{ o->ip || o->mask || o->host_mac.set, "ip, mask or host_mac" },
+		{ o->forward, "forward" },
+		{ o->capture, "capture" },
+		{ o->anti_spoof == ANTI_SPOOF_ON, "anti_spoof" },
+		{ o->vhost == NET_VHOST_ON, "vhost" },
+		{ o->rate.group, "rate_group" },
+		{ o->rate.own.bw_size, "bw_size" },
+		{ o->rate.own.ops_size, "ops_size" },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(all); i++)
+		if (all[i].given)
+			return all[i].key;
+	return NULL;
 }
 
 /* A device that is not ours has all its properties from elsewhere. */
 static int check_vdpa(const struct net_options *o, struct error *err)
 {
-	const char *other = o->tap ? "tap" : o->fd.n ? "fd" : o->user ? "user" : o->forward ? "forward" :
-		o->ip ? "ip" : o->mask ? "mask" : o->mac.set ? "mac" : o->host_mac.set ? "host_mac" :
-		o->mtu ? "mtu" : o->num_queues > 2 ? "num_queues" : o->speed ? "speed" : o->standby ? "standby" :
-		o->capture ? "capture" : o->rate.group ? "rate_group" : o->rate.own.bw_size ? "bw_size" :
-		o->rate.own.ops_size ? "ops_size" : o->anti_spoof == ANTI_SPOOF_ON ? "anti_spoof" :
-		o->vhost == NET_VHOST_ON ? "vhost" : NULL;
+	const char *other = o->vhost_user.socket ? "socket" : o->mac.set ? "mac" : o->mtu ? "mtu" :
+		o->num_queues > 2 ? "num_queues" : o->speed ? "speed" : o->standby ? "standby" : net_own_option(o);
 
 	return !other ? 0 : error_set(err, EINVAL,
 		"--net vdpa=%s: %s is the device's own business; leave it out, or leave vdpa out", o->vdpa, other);
@@ -293,7 +304,8 @@ int net_row_create(struct device **ret, const struct device_env *env, const void
 	int r;
 
 	if (!o->vdpa)
-		return virtio_create(ret, &virtio_net_row, &virtio_net_type, env, options, err);
+		return virtio_create(ret, &virtio_net_row,
+			o->vhost_user.socket ? &virtio_net_vhost_user_type : &virtio_net_type, env, options, err);
 	r = check_vdpa(o, err);
 	return r ? r : vdpa_create(ret, &virtio_net_row, VIRTIO_ID_NET, o->vdpa, &o->virtio, env, err);
 }

@@ -1,5 +1,6 @@
 """What a user can get wrong: one sentence that names option and value, status 1, nothing half-made."""
 import os
+import socket
 
 from machine import expect
 
@@ -20,6 +21,20 @@ ROWS = [
     ("disk empty", "--kernel {guest} --disk path={empty}", "--disk {empty} empty"),
     ("disk of an odd size", "--kernel {guest} --disk path={text}", "--disk {text} multiple of 512"),
     ("disk twice", "--kernel {guest} --disk path={disk} path={disk}", "--disk {disk} in use"),
+    ("disk socket missing", "--kernel {guest} --disk socket={none}", "--disk socket={none} no such socket vhost_mode"),
+    ("disk socket no socket", "--kernel {guest} --disk socket={text}", "--disk socket={text} nobody listens"),
+    ("disk socket of nobody", "--kernel {guest} --disk socket={dead}", "--disk socket={dead} nobody listens"),
+    ("disk socket and path", "--kernel {guest} --disk socket={none},path={disk}", "--disk socket={none},path leave out"),
+    ("disk socket and readonly", "--kernel {guest} --disk socket={none},readonly=on", "readonly leave out"),
+    ("disk vhost_user alone", "--kernel {guest} --disk vhost_user=on", "--disk vhost_user=on socket=PATH"),
+    ("disk server where something is", "--kernel {guest} --disk socket={text},vhost_mode=server", "{text} no socket is there"),
+    ("disk server nowhere", "--kernel {guest} --disk socket={none}/s,vhost_mode=server", "{none}/s check the path"),
+    ("disk socket too long", "--kernel {guest} --disk socket={none}" + "x" * 108, "--disk socket= longer than the 107"),
+    ("disk socket in private memory", "--kernel {guest} --memory size=64M,shared=off --disk socket={none}", "shared"),
+    ("net socket missing", "--kernel {guest} --net socket={none}", "--net socket={none} no such socket"),
+    ("net socket and tap", "--kernel {guest} --net socket={none},tap=tap0", "--net socket={none} tap leave out"),
+    ("net socket, odd queues", "--kernel {guest} --net socket={none},num_queues=3", "num_queues=3 pairs"),
+    ("net vhost_user alone", "--kernel {guest} --net vhost_user=on", "--net vhost_user=on socket=PATH"),
     ("disk queue size", "--kernel {guest} --disk path={disk},queue_size=100", "queue_size=100 power of two"),
     ("disk serial too long", "--kernel {guest} --disk path={disk},serial=123456789012345678901", "serial= 20 bytes"),
     ("disk without path", "--kernel {guest} --disk readonly=on", "--disk path"),
@@ -60,6 +75,14 @@ ROWS = [
 ]
 
 
+def dead_socket(path):
+    """One whose program has ended."""
+    s = socket.socket(socket.AF_UNIX)
+    s.bind(path)
+    s.close()
+    return path
+
+
 def files(bench):
     with open(bench.guest, "rb") as f:
         head = f.read(5000)
@@ -70,6 +93,7 @@ def files(bench):
         "empty": bench.file("empty"),
         "truncated": bench.file("truncated", data=head),
         "text": bench.file("text", data=b"hello\n"),
+        "dead": dead_socket(bench.path("dead")),
         "large": bench.file("large", 300 << 20),
         "disk": bench.file("disk", 1 << 20),
         "json": bench.file("json", data=b'{"payload": {"kernl": "x"}}'),

@@ -34,11 +34,18 @@ $(BUILD)/guest/guest.Image: $(guest_elf)
 	$(call say,COPY)
 	$(Q)$(CROSS)objcopy -O binary $< $@
 
-guest-build: $(guest_file)
+# A program of the host's beside the guest: the back end of vhost-user that unit tests have, too.
+back_end := $(BUILD)/guest/back-end
+$(back_end): $(BUILD)/tests/guest/host/back_end.o $(BUILD)/tests/driver/vhost_user_end.o \
+		$(BUILD)/tests/driver/vhost_user_end_packed.o $(library)
+	$(call say,LINK)
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+guest-build: $(guest_file) $(back_end)
 G ?=
 ifeq ($(CROSS),)
 # Half of the hostile machines run against the sanitizers' build, too.
-guest: $(BUILD)/microvm $(guest_file) guest-sanitized
+guest: $(BUILD)/microvm $(guest_file) $(back_end) guest-sanitized
 	@tests/guest/run --program $(BUILD)/microvm --sanitized $(BUILD)/asan/microvm --guest $(guest_file) $(G)
 guest-sanitized:
 	@$(MAKE) --no-print-directory BUILD=$(BUILD)/asan SAN=address,undefined all
@@ -48,7 +55,7 @@ guest: $(BUILD)/microvm $(guest_file)
 endif
 
 # What threads call against the rows of their roles; needs strace.
-sandbox-test: $(BUILD)/microvm $(guest_file)
+sandbox-test: $(BUILD)/microvm $(guest_file) $(back_end)
 	@tests/sandbox/run --program $(BUILD)/microvm --guest $(guest_file)
 
 .PHONY: guest guest-build guest-sanitized sandbox-test

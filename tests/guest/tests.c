@@ -8,6 +8,7 @@ const struct guest_test *const guest_tests[] = {
 	pci_tests,
 	regs_tests,
 	blk_tests,
+	blk_away_tests,
 	net_tests,
 	char_tests,
 	hostile_tests,

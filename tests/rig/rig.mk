@@ -16,7 +16,7 @@ images:
 	@images/rootdisk.sh
 
 # Real Linux guests. SYSTEM_ONLY='net_*' picks by name. ARCH=aarch64 on a host of another CPU: always in the rig.
-system: all $(if $(CROSS),unit-build guest-build) $(addprefix $(BUILD)/unit/,test_blk_zoned test_disk_nvme)
+system: all $(BUILD)/guest/back-end $(if $(CROSS),unit-build guest-build) $(addprefix $(BUILD)/unit/,test_blk_zoned test_disk_nvme)
 	@$(inside) tests/system/run
 
 # These two start from nothing: what they need is made in order, also with -j.

@@ -12,6 +12,7 @@ import time
 
 import devices
 import host
+import vhost_user
 from machine import HANG, PC, Skip, deny, expect
 
 NAMES = [
@@ -19,6 +20,7 @@ NAMES = [
     "rng pci split", "console pci split", "console mmio packed", "net tap pci split", "net fd", "net user dhcp",
     "registers pci", "registers mmio", "hostile pci", "hostile mmio", "hostile config space sweep", "pci",
     "serial file", "serial socket", "serial pty", "rtc", "hello on 4 vCPUs", "log file",
+    "vhost-user qemu pci plain", "vhost-user killed, the guest hears nothing", "vhost-user killed, the machine is the server",
     "exit after a loop of resets", "SIGTERM ends a guest at spin",
 ] + [f"reboot by {way}" for way in host.WAYS if way != "acpi"]
 
@@ -135,7 +137,7 @@ def packed_kernel(bench):
 
 
 def cases():
-    known = dict([*devices.cases(), *host.cases()])
+    known = dict([*devices.cases(), *vhost_user.cases(), *host.cases()])
     for name in NAMES:
         yield name, known[name]
     yield "disk without io_uring", disk_without_io_uring

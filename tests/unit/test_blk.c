@@ -226,7 +226,7 @@ Test(blk, bad_options_are_refused_with_a_sentence)
 	cr_assert(strstr(err.text, "longer than 20 bytes"), "%s", err.text);
 	cr_assert_null(rig_new(&virtio_blk_type, "path=/x,num_queues=17", &err));
 	cr_assert_null(rig_new(&virtio_blk_type, "readonly=on", &err));
-	cr_assert(strstr(err.text, "add path=FILE, or null=SIZE"), "%s", err.text);
+	cr_assert(strstr(err.text, "add path=FILE, null=SIZE, socket=PATH or vdpa=PATH"), "%s", err.text);
 	cr_assert_null(rig_new(&virtio_blk_type, "path=/x,null=1M", &err));
 	cr_assert(strstr(err.text, "leave out one of the two"), "%s", err.text);
 	cr_assert_null(rig_new(&virtio_blk_type, "null=1M,affinity=[1023]", &err));
