@@ -419,7 +419,7 @@ static bool call_idle(const struct loop *loop)
 int loop_run(struct loop *loop)
 {
 	struct epoll_event ev[EVENTS_PER_ROUND];
-	bool more = false;
+	bool more = call_idle(loop);
 
 	while (!atomic_load_explicit(&loop->stop, memory_order_acquire)) {
 		int n = epoll_pwait(loop->epoll_fd, ev, EVENTS_PER_ROUND, more ? 0 : -1, NULL);

@@ -62,8 +62,8 @@ int loop_timer_add(struct loop *loop, loop_timer_fn *fn, void *ctx, struct loop_
 void loop_timer_set(struct loop_source *timer, uint64_t ns, uint64_t period_ns);
 
 /*
- * Called at the end of each round, before the loop sleeps, for owners that rather look for a while.
- * True: there may be more, so the loop does not sleep, but serves what else is ready and calls
+ * Called before the loop sleeps, so at the end of each round, for owners that have more to do or
+ * rather look for a while. True: the loop does not sleep, but serves what else is ready and calls
  * again. The struct is the caller's, untouched until removed; not removed from within a call.
  */
 struct loop_idle {

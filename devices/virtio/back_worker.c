@@ -5,11 +5,11 @@
  * nothing is in flight.
  *
  * Serving one queue: kicks off, handle() once (bounded), flush, kicks on and a second look. A queue
- * with more to do rings its own kick eventfd and goes to the back of the line, so that a guest that
- * never stops does not starve the other devices of the worker. When the second look finds chains
- * that handle() did not take, it is asked once more, since they may have come between its look and
- * ours; if it leaves them again they are meant to lie (receive buffers), and it comes for them
- * itself.
+ * with more to do goes to the back of the line: the loop does not sleep, but serves what else is
+ * ready before it comes back, so that a guest that never stops does not starve the other devices of
+ * the worker. When the second look finds chains that handle() did not take, it is asked once more,
+ * since they may have come between its look and ours; if it leaves them again they are meant to lie
+ * (receive buffers), and it comes for them itself.
  *
  * A device may ask to be polled (poll_ns): then, where the worker would sleep, it looks at the ring
  * and at the host side for a while (poll.h says how long), with kicks off. There are two kinds of
@@ -43,9 +43,9 @@ struct served {
 	struct queue *queue;       /* worker; NULL: not running */
 	struct loop_source *kick;  /* worker; NULL: broken or not running */
 	int kick_fd;               /* worker */
-	bool again;                /* worker; the next ring is our own */
+	struct loop_idle idle;     /* worker */
+	enum more { MORE_NOT, MORE_NOW, MORE_NEXT } more; /* worker; to do, when the others had their turn */
 	/* worker; of a device that is polled */
-	struct loop_idle idle;
 	struct poll poll[2];       /* with nothing in flight; with something */
 	struct poll *waiting;      /* asleep, in this kind of wait; NULL: not, or not yet */
 	uint64_t since, returned;  /* `waiting` began; chains that were returned by then */
@@ -63,15 +63,6 @@ static const struct syscall_row poll_syscalls[] = {
 	{ SYSCALL(clock_gettime, "the end of polling, where the vDSO cannot tell the time") },
 	SYSCALL_END,
 };
-
-static void ring_self(struct served *s)
-{
-	const uint64_t one = 1;
-
-	s->again = true;
-	if (write(s->kick_fd, &one, sizeof(one)) < 0)
-		return; /* the counter is full: we are called again as it is */
-}
 
 static void break_queue(struct served *s)
 {
@@ -142,11 +133,12 @@ static void serve(struct served *s)
 
 	if (!s->kick)
 		return;
+	s->more = MORE_NOT;
 	r = turn(s);
 	if (r < 0 || queue_broken(s->queue))
 		break_queue(s);
 	else if (r > 0)
-		ring_self(s);
+		s->more = MORE_NOW;
 }
 
 /* An event ended the sleep. */
@@ -161,9 +153,8 @@ static void on_kick(void *ctx)
 {
 	struct served *s = ctx;
 
-	if (!s->again && s->queue)
+	if (s->queue)
 		queue_kicked(s->queue);
-	s->again = false;
 	woken(s);
 	serve(s);
 }
@@ -224,20 +215,15 @@ static bool came_by(struct served *s)
 }
 
 /*
- * Before the loop sleeps, after any round of its. True: look again soon.
- *
  * Asleep already, it was another one's event; unless something completed. io_uring says so by
  * interrupting the sleep (COOP_TASKRUN): to collect it here spares another round by epoll.
  */
-static bool on_idle(void *ctx)
+static bool poll_until_idle(struct served *s)
 {
-	struct served *s = ctx;
 	bool goes_on = true;
 	enum found found;
 	uint64_t begun, t;
 
-	if (!s->kick)
-		return false;
 	if (s->waiting && queue_stats(s->queue)->returned == s->returned && !came_by(s))
 		return false;
 	woken(s);
@@ -252,11 +238,27 @@ static bool on_idle(void *ctx)
 			return true;
 	} while (found && goes_on);
 	if (!s->armed && arm(s) && goes_on)
-		ring_self(s);
+		s->more = MORE_NEXT;
 	s->waiting = next_wait(s);
 	s->since = t;
 	s->returned = queue_stats(s->queue)->returned;
-	return false;
+	return s->more;
+}
+
+/* Before the loop sleeps, after any round of its. True: again, when the others had their turn. */
+static bool on_idle(void *ctx)
+{
+	struct served *s = ctx;
+
+	if (s->more == MORE_NEXT)
+		serve(s);
+	if (!s->kick)
+		return false;
+	if (s->more) {
+		s->more = MORE_NEXT;
+		return true;
+	}
+	return s->bw->back.dev->poll_ns && poll_until_idle(s);
 }
 
 struct start_call {
@@ -292,7 +294,7 @@ static void start_on_worker(void *ctx)
 	}
 	queue_set_loop(s->queue, loop);
 	s->kick_fd = c->setup->kick_fd;
-	s->again = false;
+	s->more = MORE_NOT;
 	s->poll[0] = s->poll[1] = poll_begin(dev->poll_ns);
 	s->waiting = NULL;
 	s->idle = (struct loop_idle){ .fn = on_idle, .ctx = s };
@@ -304,8 +306,7 @@ static void start_on_worker(void *ctx)
 		close_queue(s, NULL);
 		return;
 	}
-	if (dev->poll_ns)
-		loop_add_idle(loop, &s->idle);
+	loop_add_idle(loop, &s->idle);
 	/* Chains may lie there already, from before DRIVER_OK or a pause. */
 	serve(s);
 }

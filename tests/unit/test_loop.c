@@ -133,8 +133,6 @@ Test(loop, who_looks_keeps_the_loop_awake_and_does_not_starve_it, .timeout = 60)
 	cr_assert_eq(loop_create(&l.loop, &err), 0);
 	cr_assert_eq(loop_timer_add(l.loop, count_message, &l, &timer), 0);
 	loop_add_idle(l.loop, &idle);
-	loop_post(l.loop, count_message, &l);
-	l.messages = (unsigned)-1;
 	/* Woken by the timer alone once it does not want more. */
 	loop_timer_set(timer, 50000000, 50000000);
 	cr_assert_eq(loop_run(l.loop), 0);
