@@ -402,7 +402,8 @@ int blk_handle(struct virtio_device *dev, struct queue *q)
 		send(bq);
 		unsent = 0;
 	}
-	send(bq);
+	if (unsent)
+		send(bq);
 	bq->in_handle = false;
 	return MIN(n, 1);
 }

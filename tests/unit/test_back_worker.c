@@ -249,6 +249,31 @@ Test(back, a_polling_worker_finds_chains_that_nobody_announced, .timeout = 120)
 	front_set_status(f, 0);
 }
 
+static uint64_t cpu_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+/* One may look for up to a millisecond; after the last request that is all. */
+Test(back, an_idle_worker_that_polls_takes_no_cpu, .timeout = 120)
+{
+	enum { IDLE_NS = 300000000, LITTLE_NS = 60000000 };
+	uint64_t before;
+
+	echo->dev.poll_ns = 1000000;
+	rig_run_workers(&rig);
+	rig_drive(&rig, 2, RIG_SPLIT);
+	for (unsigned i = 0; i < 50; i++)
+		warm_up((uint16_t)(4 * i));
+	before = cpu_ns();
+	nanosleep(&(struct timespec){ 0, IDLE_NS }, NULL);
+	cr_assert_lt(cpu_ns() - before, LITTLE_NS);
+	front_set_status(f, 0);
+}
+
 /* As a disk that waits for its rate: what it leaves is its own to fetch, and looking would never end. */
 Test(back, a_polling_worker_does_not_spin_on_chains_that_are_meant_to_lie, .timeout = 120)
 {
