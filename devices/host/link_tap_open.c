@@ -10,6 +10,7 @@
 #include <net/if_arp.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -37,7 +38,11 @@ static int tap_make(struct link **ret, int fd, bool has_header, bool several, st
 	t->link.syscalls[1] = several ? link_tap_pairs_syscalls : NULL;
 	t->link.up = true;
 	t->fd = fd;
+	t->told_fd = -1;
 	t->has_header = has_header && !ioctl(fd, TUNSETVNETHDRSZ, &size);
+	if (!t->has_header || tap_ring_create(&t->ring, fd))
+		t->ring = NULL;
+	t->link.syscalls[2] = t->ring ? tap_ring_syscalls : tap_plain_syscalls;
 	if (t->has_header)
 		for (size_t i = 0; i < ARRAY_SIZE(wanted) && !t->link.offloads; i++)
 			if (!link_tap_ops.set_offload(&t->link, wanted[i]))
@@ -170,9 +175,10 @@ static void watch(int sock, struct link *l, const char *name)
 	int r;
 
 	memcpy(ifr.ifr_name, name, IFNAMSIZ);
-	r = sock < 0 || ioctl(sock, SIOCGIFINDEX, &ifr) ? -errno :
+	t->told_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	r = t->told_fd < 0 || sock < 0 || ioctl(sock, SIOCGIFINDEX, &ifr) ? -errno :
 		link_watch_open(&t->watch, (unsigned)ifr.ifr_ifindex);
-	l->syscalls[2] = r ? NULL : link_tap_watch_syscalls;
+	l->main_syscalls = r ? NULL : link_tap_watch_syscalls;
 	if (r)
 		log_info("tap %s cannot be watched (%s): the guest's link stays up when it goes down",
 			name, strerror(-r));

@@ -108,6 +108,14 @@ static int open_link(struct link **ret, const struct net_options *o, struct erro
 	return o->tap ? open_tap(ret, o, err) : open_fd(ret, o, err);
 }
 
+/* Whatever main's loop tells, the owner hears once it is attached. */
+static int watch_link(struct link *l, const struct device_env *env, struct error *err)
+{
+	int r = env->main_loop && l->ops->watch ? l->ops->watch(l, env->main_loop) : 0;
+
+	return r ? error_set(err, -r, "--net: its link cannot be watched: %s", strerror(-r)) : 0;
+}
+
 static int choose_mac(struct net *net, const struct net_options *o, struct error *err)
 {
 	if (o->mac.set) {
@@ -179,6 +187,8 @@ int net_create(struct virtio_device *dev, const struct device_env *env, const vo
 		r = open_link(links, o, err);
 	if (!r)
 		r = net_init(net, &setup, err);
+	if (!r)
+		r = watch_link(links[0], env, err);
 	if (r)
 		return r;
 	memcpy(dev->syscalls, links[0]->syscalls, sizeof(links[0]->syscalls));

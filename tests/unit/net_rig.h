@@ -33,7 +33,8 @@ struct fake {
 	bool listening, attached, off;
 	unsigned set_to;                  /* last set_offload */
 	int send_says;
-	unsigned sends, nsent;
+	unsigned sends, nsent;            /* of frames */
+	unsigned send_calls, recv_calls;
 	struct {
 		size_t total;
 		uint8_t header[LINK_HEADER_LEN], first, last;
@@ -42,9 +43,8 @@ struct fake {
 	size_t waiting[SENT_MAX];
 };
 
-RIG int fake_send(struct link *l, struct iovec *iov, int n, size_t total)
+RIG int fake_send_one(struct fake *f, struct iovec *iov, int n, size_t total)
 {
-	struct fake *f = container_of(l, struct fake, link);
 	size_t sum = 0;
 
 	f->sends++;
@@ -62,10 +62,26 @@ RIG int fake_send(struct link *l, struct iovec *iov, int n, size_t total)
 	return 0;
 }
 
-/* Frame i is filled with i + 1 behind a header of 0x80 bytes. */
-RIG ssize_t fake_recv(struct link *l, struct iovec *iov, int n)
+RIG unsigned fake_send(struct link *l, struct link_frame *frame, unsigned n)
 {
 	struct fake *f = container_of(l, struct fake, link);
+	const struct iovec *next = frame->iov;
+	unsigned i = 0;
+
+	cr_assert(n && n <= LINK_BATCH_MAX);
+	f->send_calls++;
+	for (; i < n; next = frame[i].iov + frame[i].n, i++) {
+		cr_assert_eq(frame[i].iov, next, "all in one array");
+		frame[i].result = fake_send_one(f, frame[i].iov, frame[i].n, frame[i].total);
+		if (frame[i].result == -EAGAIN)
+			break;
+	}
+	return i;
+}
+
+/* Frame i is filled with i + 1 behind a header of 0x80 bytes. */
+RIG ssize_t fake_recv_one(struct fake *f, struct iovec *iov, int n)
+{
 	size_t len, at = 0;
 
 	if (f->taken == f->nwaiting)
@@ -77,6 +93,21 @@ RIG ssize_t fake_recv(struct link *l, struct iovec *iov, int n)
 				0x80 : (uint8_t)f->taken;
 	iov[n].iov_len = 1;
 	return at < len ? -EMSGSIZE : (ssize_t)len;
+}
+
+RIG unsigned fake_recv(struct link *l, struct link_frame *frame, unsigned n)
+{
+	struct fake *f = container_of(l, struct fake, link);
+	unsigned i = 0;
+
+	cr_assert(n && n <= LINK_BATCH_MAX);
+	f->recv_calls++;
+	for (; i < n; i++) {
+		frame[i].result = fake_recv_one(f, frame[i].iov, frame[i].n);
+		if (frame[i].result == -EAGAIN)
+			break;
+	}
+	return i;
 }
 
 RIG int fake_attach(struct link *l, struct loop *loop, const struct link_events *events)
