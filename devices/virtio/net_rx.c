@@ -314,7 +314,7 @@ void net_rx_run(struct net_pair *p)
 		got = p->link->ops->recv(p->link, p->rx_frame, n);
 		take(p, got);
 		/* All came: twice as many. Else one more than came, to see that it was the last. */
-		p->rx_batch = MIN(got < n ? got + 1 : 2 * MAX(n, p->rx_batch), (unsigned)NET_RX_BATCH);
+		p->rx_batch = MIN(got < n ? MAX(got + 1, 2u) : 2 * MAX(n, p->rx_batch), (unsigned)NET_RX_BATCH);
 		if (got < n)
 			break;
 	}

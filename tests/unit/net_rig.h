@@ -33,6 +33,7 @@ struct fake {
 	bool listening, attached, off;
 	unsigned set_to;                  /* last set_offload */
 	int send_says;
+	unsigned room;                    /* it takes so many more frames */
 	unsigned sends, nsent;            /* of frames */
 	unsigned send_calls, recv_calls;
 	struct {
@@ -50,6 +51,9 @@ RIG int fake_send_one(struct fake *f, struct iovec *iov, int n, size_t total)
 	f->sends++;
 	if (f->send_says)
 		return f->send_says;
+	if (!f->room)
+		return -EAGAIN;
+	f->room--;
 	cr_assert_eq(iov[0].iov_len, LINK_HEADER_LEN);
 	for (int i = 0; i < n; i++)
 		sum += iov[i].iov_len;
@@ -199,8 +203,10 @@ RIG void setup(struct fixture *f, unsigned offloads, uint64_t features)
 	type = virtio_net_type;
 	type.create = create_on_fake;
 	memset(fakes, 0, sizeof(fakes));
-	for (unsigned i = 0; i < fake_pairs; i++)
+	for (unsigned i = 0; i < fake_pairs; i++) {
 		fakes[i].link.offloads = offloads;
+		fakes[i].room = UINT32_MAX;
+	}
 	f->rig = rig_new(&type, "user=on", &err);
 	cr_assert(f->rig, "%s", err.text);
 	f->net = container_of(f->rig->dev, struct net, dev);
