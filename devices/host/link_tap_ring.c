@@ -11,7 +11,8 @@
  *
  * The ring is made and enabled by main, in stage 2, and is restricted for good to these two
  * operations on this one file, since the thread's filter does not see what goes through it. It
- * serves one queue of the interface, on the thread of its owner.
+ * serves one queue of the interface, on the thread of its owner. Main takes the file out of it at
+ * the end: the kernel takes rings down at leisure, and a tap would be in use until then.
  */
 #include <errno.h>
 #include <liburing.h>
@@ -121,6 +122,7 @@ static int restrict_ring(struct io_uring *ring)
 		{ .opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = IORING_OP_READV },
 		{ .opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = IORING_OP_WRITEV },
 		{ .opcode = IORING_RESTRICTION_SQE_FLAGS_REQUIRED, .sqe_flags = IOSQE_FIXED_FILE },
+		{ .opcode = IORING_RESTRICTION_REGISTER_OP, .register_op = IORING_UNREGISTER_FILES },
 	};
 
 	return io_uring_register_restrictions(ring, allow, ARRAY_SIZE(allow));
@@ -159,6 +161,7 @@ void tap_ring_destroy(struct tap_ring *r)
 {
 	if (!r)
 		return;
+	io_uring_unregister_files(&r->ring);
 	io_uring_queue_exit(&r->ring);
 	free(r);
 }

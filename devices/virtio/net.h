@@ -211,6 +211,11 @@ struct net_pair {
 	struct iovec rx_iov[NET_RX_IOVS];
 	size_t rx_want, rx_usual;        /* bytes of the largest frame; of one without segmentation */
 	unsigned rx_large;               /* so many frames long, large ones are expected */
+	unsigned rx_alike, rx_slots;     /* the last so many took this many chains each */
+	size_t rx_last;                  /* bytes of the last frame */
+	/* a frame that came into rx_frame[rx_waiter] and waits for more buffers; 0: none */
+	size_t rx_waiting;
+	unsigned rx_waiter, rx_most;     /* rx_most: chains that were there at one time */
 	unsigned rx_batch;               /* frames that are tried next */
 	struct net_room rx_room[NET_RX_BATCH];
 	struct link_frame rx_frame[NET_RX_BATCH];

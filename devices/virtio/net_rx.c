@@ -5,15 +5,17 @@
  * The link fills the driver's buffers in place, a batch of frames by one call. How large a frame
  * will be is not known before. With MRG_RXBUF each is given as many chains as one of the usual size
  * needs, and behind them a piece of private memory for what is larger; when large ones were seen of
- * late, one frame at a time gets what the largest needs. It takes as many of them as it fills.
- * Without MRG_RXBUF each is given one chain.
+ * late, one frame at a time gets what the largest needs, or, when all were alike, several get what
+ * the last one took. It takes as many of them as it fills. Without MRG_RXBUF each is given one
+ * chain.
  *
  * Frames take the first buffers, in order and without a gap, so that what is left can go back to
  * the ring at any time. Mostly they lie there already. When a frame of a batch spilled over, is not
  * for this guest or did not fit, those behind it are moved.
  *
- * A frame too large for what the driver gave is dropped. With no buffer the link is muted until a
- * kick, so a full backlog costs nothing.
+ * A frame too large for what the driver gave is dropped; while the driver has some of its buffers
+ * back, the last frame that came waits for them. With no buffer the link is muted until a kick, so
+ * a full backlog costs nothing.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -23,6 +25,7 @@
 
 enum {
 	LARGE_FRAMES = 64,       /* a large one makes so many be expected */
+	ALIKE_FRAMES = 8,        /* of one size, and the next will be */
 	BATCH_FIRST = 4,
 	BOUNCE = NET_RX_BATCH,   /* the last piece of rx_spill */
 };
@@ -114,10 +117,10 @@ static void offer(struct net_pair *p, unsigned i, bool spills)
 /* Rooms for the frames that come next; how many. */
 static unsigned prepare(struct net_pair *p)
 {
-	bool large = p->rx_large && merges(p);
-	size_t bytes = large ? p->rx_want : MIN(p->rx_want, p->rx_usual);
+	bool large = p->rx_large && merges(p), alike = p->rx_alike >= ALIKE_FRAMES;
+	size_t bytes = MIN(p->rx_want, !large ? p->rx_usual : alike ? p->rx_last : p->rx_want);
 	/* Limits hold a frame up, not a batch. */
-	unsigned want = large || rate_active(p->rx.rate) ? 1 : p->rx_batch, n = 0;
+	unsigned want = (large && !alike) || rate_active(p->rx.rate) ? 1 : p->rx_batch, n = 0;
 
 	for (; n < want; n++) {
 		struct net_room r = room_behind(p, n ? &p->rx_room[n - 1] : NULL, bytes);
@@ -125,7 +128,7 @@ static unsigned prepare(struct net_pair *p)
 		if (!r.slots || (n && merges(p) && r.bytes < bytes))
 			break;
 		p->rx_room[n] = r;
-		offer(p, n, merges(p) && r.bytes >= bytes && r.bytes < p->rx_want && r.iovs < LINK_IOV_MAX);
+		offer(p, n, merges(p) && r.bytes < p->rx_want && r.iovs < LINK_IOV_MAX);
 	}
 	return n;
 }
@@ -151,6 +154,29 @@ static bool wanted(const struct net_pair *p, const struct link_frame *f, size_t 
 	return net_filter_passes(&p->filter, head, n);
 }
 
+/* What to expect of the next frames. `slots` 0: this one found too few, which tells nothing. */
+static void learn(struct net_pair *p, ssize_t len, unsigned slots)
+{
+	if (len > (ssize_t)p->rx_usual || len == -EMSGSIZE)
+		p->rx_large = LARGE_FRAMES;
+	else if (p->rx_large)
+		p->rx_large--;
+	if (!slots)
+		return;
+	p->rx_alike = slots == p->rx_slots ? p->rx_alike + (p->rx_alike < ALIKE_FRAMES) : 0;
+	p->rx_slots = slots;
+	p->rx_last = (size_t)len;
+}
+
+/*
+ * There are too few buffers for a frame. Is the driver about to give more? It once had given more
+ * than are there now, by a fourth at least.
+ */
+static bool may_wait(const struct net_pair *p, const struct net_room *room)
+{
+	return merges(p) && p->rx.fifo.count - room->slot < p->rx_most - p->rx_most / 4;
+}
+
 /* Those of the batch that stay, with the place of each. How many. */
 static unsigned sift(struct net_pair *p, unsigned n, struct arrived *a)
 {
@@ -160,10 +186,8 @@ static unsigned sift(struct net_pair *p, unsigned n, struct arrived *a)
 	for (unsigned i = 0; i < n; i++) {
 		ssize_t len = p->rx_frame[i].result;
 
-		if (len > (ssize_t)p->rx_usual || len == -EMSGSIZE)
-			p->rx_large = LARGE_FRAMES;
-		else if (len > 0 && p->rx_large)
-			p->rx_large--;
+		if (len == -EMSGSIZE)
+			learn(p, len, 0);
 		if (len < LINK_HEADER_LEN) {
 			net_count(p->rx.stats.dropped[NET_DROP_SIZE], len == -EMSGSIZE);
 			continue;
@@ -174,10 +198,15 @@ static unsigned sift(struct net_pair *p, unsigned n, struct arrived *a)
 			continue;
 		}
 		a[kept] = (struct arrived){ i, (size_t)len, room_behind(p, last, (size_t)len) };
-		if (a[kept].to.bytes < (size_t)len)
-			net_count(p->rx.stats.dropped[NET_DROP_SIZE], 1);
-		else
+		learn(p, len, a[kept].to.bytes >= (size_t)len ? a[kept].to.slots : 0);
+		if (a[kept].to.bytes >= (size_t)len) {
 			last = &a[kept++].to;
+		} else if (i + 1 == n && may_wait(p, &a[kept].to)) {
+			p->rx_waiter = i;
+			p->rx_waiting = (size_t)len;
+		} else {
+			net_count(p->rx.stats.dropped[NET_DROP_SIZE], 1);
+		}
 	}
 	return kept;
 }
@@ -271,34 +300,64 @@ static void complete(struct net_pair *p, const struct arrived *a)
 	}
 }
 
+/* Frames that lie in the first buffers. */
+static void complete_all(struct net_pair *p, const struct arrived *a, unsigned n)
+{
+	const struct net_room *last = &a[n - 1].to;
+	unsigned iovs = last->iov + last->iovs;
+
+	for (unsigned i = 0; i < n; i++)
+		complete(p, &a[i]);
+	p->posted -= last->slot + last->slots;
+	p->rx_iovs -= iovs;
+	memmove(p->rx_iov, p->rx_iov + iovs, p->rx_iovs * sizeof(p->rx_iov[0]));
+}
+
 static void take(struct net_pair *p, unsigned n)
 {
 	struct arrived a[NET_RX_BATCH];
-	unsigned kept = sift(p, n, a), iovs;
+	unsigned kept = sift(p, n, a);
 
 	if (!kept)
 		return;
 	settle(p, a, kept);
-	for (unsigned i = 0; i < kept; i++)
-		complete(p, &a[i]);
-	iovs = a[kept - 1].to.iov + a[kept - 1].to.iovs;
-	p->posted -= a[kept - 1].to.slot + a[kept - 1].to.slots;
-	p->rx_iovs -= iovs;
-	memmove(p->rx_iov, p->rx_iov + iovs, p->rx_iovs * sizeof(p->rx_iov[0]));
+	complete_all(p, a, kept);
+}
+
+/* The frame that waits for buffers, if one does. False: it still does. */
+static bool take_waiting(struct net_pair *p)
+{
+	struct arrived a = { p->rx_waiter, p->rx_waiting, { 0 } };
+
+	if (!a.len)
+		return true;
+	a.to = room_behind(p, NULL, a.len);
+	if (a.to.bytes < a.len && may_wait(p, &a.to))
+		return false;
+	p->rx_waiting = 0;
+	if (a.to.bytes < a.len) {
+		net_count(p->rx.stats.dropped[NET_DROP_SIZE], 1);
+		return true;
+	}
+	move(p, &a);
+	complete_all(p, &a, 1);
+	return true;
 }
 
 /* --- calls from outside --- */
 
 void net_rx_clear(struct net_pair *p)
 {
-	p->posted = p->rx_iovs = 0;
+	p->posted = p->rx_iovs = p->rx_most = 0;
+	p->rx_waiting = 0;
 }
 
 void net_rx_run(struct net_pair *p)
 {
 	unsigned n, got;
 
-	if (!p->enabled || p->rx.go_at) {
+	p->rx_most = MAX(p->rx_most, p->rx.fifo.count);
+	if (!p->enabled || p->rx.go_at || !take_waiting(p)) {
 		p->link->ops->listen(p->link, false);
 		return;
 	}
@@ -313,6 +372,10 @@ void net_rx_run(struct net_pair *p)
 		}
 		got = p->link->ops->recv(p->link, p->rx_frame, n);
 		take(p, got);
+		if (p->rx_waiting) {
+			p->link->ops->listen(p->link, false);
+			return;
+		}
 		/* All came: twice as many. Else one more than came, to see that it was the last. */
 		p->rx_batch = MIN(got < n ? MAX(got + 1, 2u) : 2 * MAX(n, p->rx_batch), (unsigned)NET_RX_BATCH);
 		if (got < n)

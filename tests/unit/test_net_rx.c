@@ -169,6 +169,69 @@ Test(net_rx, one_that_spills_beyond_the_last_buffer_is_dropped_alone)
 	rig_free(f.rig);
 }
 
+Test(net_rx, large_frames_that_are_alike_come_by_few_calls)
+{
+	struct fixture f;
+
+	setup(&f, 0, B(NET_F_MRG_RXBUF));
+	for (unsigned i = 0; i < QUEUE; i++)
+		stage(&f, i, 4000);
+	for (unsigned i = 0; i < 30; i++)
+		arrive(7000);
+	kick(&f, RX);
+	cr_assert_leq(fake.recv_calls, 14, "some that spill, ones of the largest size, then 2, 4, 8, 16");
+	for (unsigned i = 0; i < 30; i++)
+		expect(&f, (uint8_t)(i + 1), 7000);
+	rig_free(f.rig);
+}
+
+Test(net_rx, a_large_frame_waits_for_the_buffers_that_the_driver_has_back)
+{
+	struct fixture f;
+
+	setup(&f, 0, B(NET_F_MRG_RXBUF) | VD_F_PACKED);
+	f.net->pairs[0].rx_large = 64;
+	for (unsigned i = 0; i < 16; i++)
+		stage(&f, i, 4000);
+	for (unsigned i = 0; i < 4; i++)
+		arrive(20000);
+	kick(&f, RX);
+	for (unsigned i = 0; i < 2; i++)
+		expect(&f, (uint8_t)(i + 1), 20000);
+	expect_none(&f);
+	cr_assert_eq(fake.taken, 3);
+	cr_assert_not(fake.listening, "the next one waits in the link");
+	poll_link();
+	cr_assert_eq(fake.taken, 3);
+	stage(&f, 0, 4000);
+	kick(&f, RX);
+	expect_none(&f);
+	for (unsigned i = 1; i < 12; i++)
+		stage(&f, i, 4000);
+	kick(&f, RX);
+	expect(&f, 3, 20000);
+	expect(&f, 4, 20000);
+	cr_assert(fake.listening);
+	cr_assert_eq(dropped(&f.net->pairs[0].rx), 0);
+	rig_free(f.rig);
+}
+
+Test(net_rx, a_frame_that_waits_is_lost_with_a_stop_and_its_buffers_go_back)
+{
+	struct fixture f;
+
+	setup(&f, 0, B(NET_F_MRG_RXBUF));
+	for (unsigned i = 0; i < 16; i++)
+		stage(&f, i, 4000);
+	for (unsigned i = 0; i < 3; i++)
+		arrive(20000);
+	kick(&f, RX);
+	expect(&f, 1, 20000);
+	expect(&f, 2, 20000);
+	cr_assert(f.net->pairs[0].rx_waiting);
+	rig_free(f.rig); /* aborts when a chain is left */
+}
+
 /* Frames of an even value are for another station, those of an odd one for a group. */
 static void filter_even(struct fixture *f)
 {
@@ -255,7 +318,7 @@ static void any_mixture(uint64_t seed)
 			last = value;
 			got++;
 		}
-		cr_assert_eq(got + dropped(&p->rx), fake.taken, "each is there or was counted");
+		cr_assert_eq(got + dropped(&p->rx) + (p->rx_waiting > 0), fake.taken, "each is there, waits, or was counted");
 	}
 	rig_free(f.rig);
 }
