@@ -376,8 +376,8 @@ void net_rx_run(struct net_pair *p)
 			p->link->ops->listen(p->link, false);
 			return;
 		}
-		/* All came: twice as many. Else one more than came, to see that it was the last. */
-		p->rx_batch = MIN(got < n ? MAX(got + 1, 2u) : 2 * MAX(n, p->rx_batch), (unsigned)NET_RX_BATCH);
+		/* All came: more. Else one more than came, to see that it was the last. */
+		p->rx_batch = MIN(got < n ? MAX(got + 1, 2u) : 4 * MAX(n, p->rx_batch), (unsigned)NET_RX_BATCH);
 		if (got < n)
 			break;
 	}

@@ -2,26 +2,19 @@
  * The tap link by itself, on a real tap in a network namespace of our own: batches through the ring,
  * and by a system call per frame where there is none.
  */
-#include <arpa/inet.h>
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/if_packet.h>
 #include <linux/if_tun.h>
-#include <net/ethernet.h>
-#include <net/if.h>
-#include <sched.h>
 #include <stdlib.h>
-#include <sys/ioctl.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include "devices/host/link_tap.h"
 #include "tests/unit/sealed.h"
+#include "tests/unit/tap_rig.h"
 #include "vmm/log.h"
 #include "vmm/worker.h"
 
-enum { OUR_TYPE = 0x88b5, FRAME = 100, ROOM = 2000, N = 48, TURNS = 20000 };
+enum { FRAME = 100, ROOM = 2000, N = 48, TURNS = 20000 };
 
 struct fixture {
 	struct link *link;
@@ -55,17 +48,6 @@ static void on_state(void *ctx, bool up)
 	((struct fixture *)ctx)->downs += !up;
 }
 
-static int wire_of(const char *name)
-{
-	struct sockaddr_ll at = { .sll_family = AF_PACKET, .sll_protocol = htons(OUR_TYPE) };
-	int s = socket(AF_PACKET, SOCK_RAW | SOCK_NONBLOCK, htons(OUR_TYPE));
-
-	at.sll_ifindex = (int)if_nametoindex(name);
-	cr_assert(s >= 0 && at.sll_ifindex);
-	cr_assert_eq(bind(s, (struct sockaddr *)&at, sizeof(at)), 0);
-	return s;
-}
-
 /* Skips the test where the host has no such thing. */
 static struct fixture *open_tap(bool ring)
 {
@@ -74,7 +56,7 @@ static struct fixture *open_tap(bool ring)
 	struct error err = { "" };
 
 	log_level = LOG_ERROR;
-	if ((unshare(CLONE_NEWNET) && unshare(CLONE_NEWUSER | CLONE_NEWNET)) || access("/dev/net/tun", R_OK | W_OK))
+	if (!own_network())
 		cr_skip_test("no network namespace or no /dev/net/tun");
 	cr_assert_eq(link_tap_open(&f->link, 1, &config, &err), 0, "%s", err.text);
 	if (ring && !tap(f)->ring)
@@ -83,7 +65,7 @@ static struct fixture *open_tap(bool ring)
 		tap_ring_destroy(tap(f)->ring);
 		tap(f)->ring = NULL;
 	}
-	f->wire = wire_of("mvlink0");
+	f->wire = wire_of("mvlink0", OUR_TYPE);
 	return f;
 }
 
@@ -250,16 +232,6 @@ Test(link_tap, so_it_is_without_a_ring)
 	one_is_wrong(false);
 }
 
-static void set_up(const char *name, bool up)
-{
-	struct ifreq ifr = { .ifr_flags = up ? IFF_UP : 0 };
-	int s = socket(AF_INET, SOCK_DGRAM, 0);
-
-	memcpy(ifr.ifr_name, name, strlen(name));
-	cr_assert_eq(ioctl(s, SIOCSIFFLAGS, &ifr), 0);
-	close(s);
-}
-
 /* Nobody tells the link: it meets the tap as it is. */
 static void gone_meanwhile(bool ring)
 {
@@ -294,6 +266,20 @@ Test(link_tap, nt_10_a_tap_that_goes_in_the_middle_drops_every_frame_once)
 Test(link_tap, nt_10_so_it_does_without_a_ring)
 {
 	gone_meanwhile(false);
+}
+
+Test(link_tap, a_tap_is_free_as_soon_as_its_link_is_closed)
+{
+	struct ifreq ifr = { .ifr_name = "mvlink0", .ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR };
+	struct fixture *f = setup(true);
+	int fd = tap(f)->fd, other;
+
+	cr_assert_eq(ioctl(fd, TUNSETPERSIST, 1), 0);
+	cr_assert_eq(send_batch(f, N, 1), N);
+	teardown(f);
+	other = open("/dev/net/tun", O_RDWR);
+	cr_assert_eq(ioctl(other, TUNSETIFF, &ifr), 0, "a ring that is gone keeps nothing in use");
+	close(other);
 }
 
 /* --- under a filter --- */
