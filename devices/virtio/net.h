@@ -213,15 +213,14 @@ struct net_pair {
 	unsigned rx_large;               /* so many frames long, large ones are expected */
 	unsigned rx_alike, rx_slots;     /* the last so many took this many chains each */
 	size_t rx_last;                  /* bytes of the last frame */
-	/* a frame that came into rx_frame[rx_waiter] and waits for more buffers; 0: none */
-	size_t rx_waiting;
-	unsigned rx_waiter, rx_most;     /* rx_most: chains that were there at one time */
+	size_t rx_waiting;               /* bytes of a frame that waits for more buffers; 0: none */
+	unsigned rx_most;                /* chains that were there at one time */
 	unsigned rx_batch;               /* frames that are tried next */
 	struct net_room rx_room[NET_RX_BATCH];
 	struct link_frame rx_frame[NET_RX_BATCH];
 	/* behind each frame's, one for what spills over and one that is the link's */
 	struct iovec rx_frame_iov[NET_RX_IOVS + 2 * NET_RX_BATCH];
-	uint8_t (*rx_spill)[NET_SPILL];  /* const; one for each frame, and one more */
+	uint8_t (*rx_spill)[NET_SPILL];  /* const; one for each frame, and two more */
 
 	bool tx_blocked;                 /* the link could not take more */
 	bool tx_bad;                     /* the one behind the batch is to be dropped, for this reason */

@@ -27,7 +27,9 @@ enum {
 	LARGE_FRAMES = 64,       /* a large one makes so many be expected */
 	ALIKE_FRAMES = 8,        /* of one size, and the next will be */
 	BATCH_FIRST = 4,
-	BOUNCE = NET_RX_BATCH,   /* the last piece of rx_spill */
+	BOUNCE = NET_RX_BATCH,   /* the last pieces of rx_spill: for moving, for a frame that waits */
+	WAITER,
+	PIECES,
 };
 
 /* A frame that came: in which room, how long, and where it shall lie. */
@@ -169,12 +171,27 @@ static void learn(struct net_pair *p, ssize_t len, unsigned slots)
 }
 
 /*
- * There are too few buffers for a frame. Is the driver about to give more? It once had given more
- * than are there now, by a fourth at least.
+ * There are too few buffers for a frame. Is the driver about to give more? Of what it had given at
+ * one time it has more than half: that much no driver keeps without being rung for frames.
  */
 static bool may_wait(const struct net_pair *p, const struct net_room *room)
 {
-	return merges(p) && p->rx.fifo.count - room->slot < p->rx_most - p->rx_most / 4;
+	return merges(p) && p->rx.fifo.count - room->slot < p->rx_most / 2;
+}
+
+/* `len` bytes between an array of iovecs and a piece of memory. */
+static void copy(const struct iovec *iov, uint8_t *piece, size_t len, bool into_piece)
+{
+	for (; len; iov++) {
+		size_t k = MIN(len, iov->iov_len);
+
+		if (into_piece)
+			memcpy(piece, iov->iov_base, k);
+		else
+			memcpy(iov->iov_base, piece, k);
+		piece += k;
+		len -= k;
+	}
 }
 
 /* Those of the batch that stay, with the place of each. How many. */
@@ -202,7 +219,8 @@ static unsigned sift(struct net_pair *p, unsigned n, struct arrived *a)
 		if (a[kept].to.bytes >= (size_t)len) {
 			last = &a[kept++].to;
 		} else if (i + 1 == n && may_wait(p, &a[kept].to)) {
-			p->rx_waiter = i;
+			/* Out of the way of those in front that move back. */
+			copy(p->rx_frame[i].iov, p->rx_spill[WAITER], (size_t)len, true);
 			p->rx_waiting = (size_t)len;
 		} else {
 			net_count(p->rx.stats.dropped[NET_DROP_SIZE], 1);
@@ -212,21 +230,6 @@ static unsigned sift(struct net_pair *p, unsigned n, struct arrived *a)
 }
 
 /* --- moving --- */
-
-/* `len` bytes between an array of iovecs and a piece of memory. */
-static void copy(const struct iovec *iov, uint8_t *piece, size_t len, bool into_piece)
-{
-	for (; len; iov++) {
-		size_t k = MIN(len, iov->iov_len);
-
-		if (into_piece)
-			memcpy(piece, iov->iov_base, k);
-		else
-			memcpy(iov->iov_base, piece, k);
-		piece += k;
-		len -= k;
-	}
-}
 
 /* -1, 0, 1: it is to lie further to the front, where it is, further back. */
 static int direction(const struct net_pair *p, const struct arrived *a)
@@ -327,7 +330,7 @@ static void take(struct net_pair *p, unsigned n)
 /* The frame that waits for buffers, if one does. False: it still does. */
 static bool take_waiting(struct net_pair *p)
 {
-	struct arrived a = { p->rx_waiter, p->rx_waiting, { 0 } };
+	struct arrived a = { .len = p->rx_waiting };
 
 	if (!a.len)
 		return true;
@@ -339,7 +342,7 @@ static bool take_waiting(struct net_pair *p)
 		net_count(p->rx.stats.dropped[NET_DROP_SIZE], 1);
 		return true;
 	}
-	move(p, &a);
+	copy(p->rx_iov + a.to.iov, p->rx_spill[WAITER], a.len, false);
 	complete_all(p, &a, 1);
 	return true;
 }
@@ -390,7 +393,7 @@ int net_rx_init(struct net_pair *p)
 {
 	p->rx_batch = BATCH_FIRST;
 	/* Touched only by frames that spill over or are moved. */
-	p->rx_spill = calloc(NET_RX_BATCH + 1, sizeof(*p->rx_spill));
+	p->rx_spill = calloc(PIECES, sizeof(*p->rx_spill));
 	return p->rx_spill ? 0 : -ENOMEM;
 }
 

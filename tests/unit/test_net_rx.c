@@ -12,6 +12,7 @@ struct buffer {
 };
 
 static struct buffer buffers[SLOTS];
+static unsigned nfreed, freed[4096]; /* that came back since the driver gave some last */
 
 /* Buffer i of the array, `len` bytes. Not kicked. */
 static void stage(struct fixture *f, unsigned i, uint32_t len)
@@ -51,6 +52,7 @@ static size_t next_frame(struct fixture *f, uint8_t *value)
 			*value = p[LINK_HEADER_LEN];
 		}
 		cr_assert(used && used <= b->len);
+		freed[nfreed++] = (unsigned)(b - buffers);
 		cr_assert(i + 1 == left || used == b->len, "all but the last are full");
 		for (uint32_t k = 0; k < used; k++, len++)
 			cr_assert(len == 10 || len == 11 || p[k] == (len < LINK_HEADER_LEN ? 0x80 : *value),
@@ -213,6 +215,32 @@ Test(net_rx, a_large_frame_waits_for_the_buffers_that_the_driver_has_back)
 	rig_free(f.rig);
 }
 
+Test(net_rx, a_frame_that_waits_is_out_of_the_way_of_those_in_front)
+{
+	struct fixture f;
+
+	setup(&f, 0, B(NET_F_MRG_RXBUF));
+	for (unsigned i = 0; i < 16; i++)
+		stage(&f, i, 2000);
+	for (unsigned i = 0; i < 10; i++)
+		arrive(60);
+	kick(&f, RX);
+	for (unsigned i = 0; i < 10; i++)
+		expect(&f, (uint8_t)(i + 1), 60);
+	f.net->pairs[0].rx_batch = NET_RX_BATCH;
+	arrive(5000);
+	arrive(8000);
+	poll_link();
+	expect(&f, 11, 5000);
+	expect_none(&f);
+	for (unsigned i = 0; i < 10; i++)
+		stage(&f, i, 2000);
+	kick(&f, RX);
+	expect(&f, 12, 8000);
+	cr_assert_eq(dropped(&f.net->pairs[0].rx), 0);
+	rig_free(f.rig);
+}
+
 Test(net_rx, a_frame_that_waits_is_lost_with_a_stop_and_its_buffers_go_back)
 {
 	struct fixture f;
@@ -287,16 +315,39 @@ static uint32_t pick(uint64_t *seed, uint32_t n)
 	return (uint32_t)(*seed >> 33) % n;
 }
 
+/* What the driver got since: in order, and as long as it was sent. */
+static unsigned drain(struct fixture *f, uint8_t *last)
+{
+	unsigned n = 0;
+	uint8_t value;
+	size_t len;
+
+	for (; (len = next_frame(f, &value)); n++) {
+		cr_assert_gt(value, *last, "frame %u after %u", value, *last);
+		cr_assert_eq(len, fake.waiting[value - 1]);
+		*last = value;
+	}
+	return n;
+}
+
+/* Some of the buffers that came back, or all. */
+static void give_back(struct fixture *f, unsigned n)
+{
+	while (n-- && nfreed--)
+		stage(f, freed[nfreed], buffers[freed[nfreed]].len);
+	kick(f, RX);
+}
+
 static void any_mixture(uint64_t seed)
 {
 	static const uint64_t rings[] = { 0, VD_F_PACKED, VD_F_IN_ORDER, VD_F_PACKED | VD_F_IN_ORDER };
 	bool merge = pick(&seed, 4);
-	uint8_t value, last = 0;
 	struct net_pair *p;
 	struct fixture f;
 	unsigned got = 0;
-	size_t len;
+	uint8_t last = 0;
 
+	nfreed = 0;
 	setup(&f, 0, rings[pick(&seed, 4)] | (merge ? B(NET_F_MRG_RXBUF) : 0));
 	p = &f.net->pairs[0];
 	p->rx_batch = 1 + pick(&seed, NET_RX_BATCH);
@@ -305,18 +356,16 @@ static void any_mixture(uint64_t seed)
 	for (unsigned i = 0; i < QUEUE; i++)
 		stage(&f, i, pick(&seed, 3) ? 1600 : 16 + pick(&seed, 4000));
 	kick(&f, RX);
-	for (unsigned round = 0; round < 4; round++) {
-		for (unsigned i = pick(&seed, SENT_MAX / 4); i; i--)
+	for (unsigned round = 0; round < 5; round++) {
+		for (unsigned i = round < 4 ? pick(&seed, SENT_MAX / 4) : 0; i; i--)
 			arrive(LINK_FRAME_MIN + (pick(&seed, 5) ? pick(&seed, 1500) : pick(&seed, 20000)));
 		poll_link();
-		while ((len = next_frame(&f, &value))) {
-			cr_assert_gt(value, last, "frame %u after %u", value, last);
-			cr_assert_eq(len, fake.waiting[value - 1]);
-			last = value;
-			got++;
-		}
+		got += drain(&f, &last);
+		give_back(&f, round == 4 ? nfreed : pick(&seed, nfreed + 1));
+		got += drain(&f, &last);
 		cr_assert_eq(got + dropped(&p->rx) + (p->rx_waiting > 0), fake.taken, "each is there, waits, or was counted");
 	}
+	cr_assert_not(p->rx_waiting, "with all buffers there again it is there or was dropped");
 	rig_free(f.rig);
 }
 
