@@ -1,7 +1,8 @@
 /*
  * Where network frames go. A link takes and gives Ethernet frames through iovecs, each with a
  * virtio_net_hdr before it; a link without offloads ignores that header when sending and gives one
- * of zeroes. It knows nothing of queues.
+ * of zeroes. It knows nothing of queues. Frames move in batches, so that a link needs a system call
+ * per batch, not per frame; nothing is left in flight when a call returns.
  *
  * Open on main in stage 2; used on the loop of one owner (per queue pair), between attach and
  * detach. A peer may be hostile or dead: the worst it can do is take its link down.
@@ -31,7 +32,17 @@ enum {
 	LINK_HEADER_LEN = 12,            /* virtio 1.2 §5.1.6, with num_buffers */
 	LINK_FRAME_MIN = 14,             /* an Ethernet header; padding is the wire's business */
 	LINK_FRAME_MAX = 65535 + 14 + 4,
-	LINK_IOV_MAX = 256,              /* longest iov of a send or recv */
+	LINK_IOV_MAX = 256,              /* longest iov of a frame */
+	LINK_BATCH_MAX = 64,             /* frames of a send or recv */
+	LINK_BATCH_IOVS = 512,           /* and their iovecs, together */
+};
+
+/* One frame of a batch. */
+struct link_frame {
+	struct iovec *iov;
+	int n;                           /* elements of iov */
+	size_t total;                    /* send: bytes, header included */
+	ssize_t result;                  /* the link's answer */
 };
 
 /* All called on the owner's loop; `state` when `up` of the link changes. */
@@ -44,19 +55,27 @@ struct link_events {
 
 struct link_ops {
 	/*
-	 * Send one frame of `total` bytes, header included. iov[0] is the header and nothing else;
-	 * the link may overwrite that element of the array. 0: taken (sent, or dropped as a network
-	 * may); -EAGAIN: not now, send the same again after `writable`;
-	 * -ENETDOWN: the link is down, frame dropped.
+	 * Send frames, in order. iov[0] of each is the header and nothing else; the link may
+	 * overwrite that element. The iovecs of a batch lie in one array, frame behind frame.
+	 * Returns how many it is done with, from the first on, and their results: 0: taken (sent,
+	 * or dropped as a network may); -ENETDOWN: the link is down, frame dropped. Less than n:
+	 * not now, send the rest again after `writable`.
 	 */
-	int (*send)(struct link *l, struct iovec *iov, int n, size_t total);
+	unsigned (*send)(struct link *l, struct link_frame *f, unsigned n);
 	/*
-	 * Receive one frame with its header before it into iov[0..n); iov[n] is room for the link's
-	 * own use. Bytes, header included;
-	 * -EAGAIN: none now; -EMSGSIZE: iov is too small for the frame, which is gone, as is one
-	 * that is malformed; -ENETDOWN.
+	 * Receive frames in order, with its header before each, into f[].iov[0..n); iov[n] is room
+	 * for the link's own use. Returns how many it is done with, from the first on, and their
+	 * results: bytes, header included; -EMSGSIZE: iov is too small for the frame, which is
+	 * gone, as is one that is malformed; -EAGAIN: seldom, no frame came into this one. Less
+	 * than n: there are no more now, or the link is down.
 	 */
-	ssize_t (*recv)(struct link *l, struct iovec *iov, int n);
+	unsigned (*recv)(struct link *l, struct link_frame *f, unsigned n);
+	/*
+	 * Follow on main's loop what the host says of the link (its interface, the peer's process);
+	 * the owner hears of it by `state`. Main, stage 2, once, before the first attach; of
+	 * several links the first. NULL: there is nothing to follow.
+	 */
+	int (*watch)(struct link *l, struct loop *main_loop);
 	int (*attach)(struct link *l, struct loop *loop, const struct link_events *events);
 	/*
 	 * Whether `readable` is wanted; off after attach. While it is off a waiting frame costs
@@ -91,7 +110,7 @@ struct link {
 	 */
 	bool is_tap, tap_header;
 	int tap_fd;
-	/* const; what its owner, and main in close(), do once the machine runs */
+	/* const; what its owner does once the machine runs, and main, for watch() and in close() */
 	const struct syscall_row *syscalls[LINK_SYSCALL_TABLES], *main_syscalls;
 	bool up;             /* owner; main before attach */
 };

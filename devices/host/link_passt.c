@@ -60,7 +60,7 @@ int link_passt_open(struct link **ret, const struct link_passt_config *config, s
 			(*ret)->mtu = config->mtu;
 			return 0;
 		}
-		error_set(err, -r, "out of memory");
+		error_set(err, -r, "no link to %s: %s", config->program, strerror(-r));
 		child_end(child.pidfd);
 		if (child.errors_fd >= 0)
 			close(child.errors_fd);

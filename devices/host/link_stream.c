@@ -2,13 +2,16 @@
  * A link over a stream socket, on which each frame follows its length in 4 bytes, big-endian: the
  * wire of passt and of QEMU's stream netdev.
  *
- * The owner of the link reads as much as fits in one buffer and hands out the frames in it; a frame
- * that the socket takes only in part is kept and finished before the next one is taken, so the link
- * holds at most one frame to send and one buffer of received ones.
+ * The owner of the link reads as much as fits in one buffer and hands out the frames in it; a batch
+ * of frames to send is one call. A frame that the socket takes only in part is kept and finished
+ * before the next one is taken, so the link holds at most one frame to send and one buffer of
+ * received ones.
  *
  * The stream has no way to find the next frame after a wrong length. So a length of 0 or above
  * LINK_FRAME_MAX, an end of the stream, an error, or the end of the peer's process takes the link
  * down, once and for good, and its events say so. Nothing that the peer sends can do more.
+ *
+ * Main watches the peer's process, takes its status, and tells the owner by an eventfd.
  */
 #include "devices/host/link_stream.h"
 
@@ -16,6 +19,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -33,15 +37,19 @@ _Static_assert(RX_BYTES > TX_BYTES, "a whole frame always fits in the buffer, so
 struct stream {
 	struct link link;             /* first */
 	int fd, pidfd;                /* const; pidfd -1: nobody to watch */
+	int ended_fd;                 /* const; rings when the peer's process has ended; -1: never */
+	struct loop_source *watch;    /* main; on its loop */
 	int errors_fd;                /* const; what it writes to stderr; -1: not kept */
 	const char *name;             /* const; of the peer, for lines */
 	struct loop *loop;            /* owner */
-	struct loop_source *source, *watch;
+	struct loop_source *source, *ended;
 	struct link_events events;
 	bool listening, blocked;      /* owner */
 	bool again_posted;            /* owner */
 	size_t rx_start, rx_end;      /* owner; bytes of rx that are not handed out */
 	size_t tx_start, tx_end;      /* owner; bytes of tx that the socket did not take yet */
+	bool drained;                 /* owner; this recv's last read took all there was */
+	uint32_t prefix[LINK_BATCH_MAX]; /* owner; lengths of the frames of a batch */
 	uint8_t rx[RX_BYTES];
 	uint8_t tx[TX_BYTES];
 };
@@ -54,7 +62,6 @@ static struct stream *stream_of(struct link *l)
 static const struct syscall_row stream_syscalls[] = {
 	{ SYSCALL(sendmsg, "frames to the peer") },
 	{ SYSCALL(recvfrom, "frames from the peer") },
-	{ SYSCALL(waitid, "how the peer's process ended", SYSCALL_ARG_EQ(0, P_PIDFD)) },
 	SYSCALL_END,
 };
 
@@ -129,49 +136,85 @@ static void keep_rest(struct stream *p, const struct iovec *iov, int n, size_t s
 	}
 }
 
-static int stream_send(struct link *l, struct iovec *iov, int n, size_t total)
+static bool fair(const struct link_frame *f)
 {
-	struct stream *p = stream_of(l);
-	size_t len = total - LINK_HEADER_LEN;
-	uint32_t prefix = htonl((uint32_t)len);
-	ssize_t sent;
-	int r;
-
-	if (!l->up)
-		return -ENETDOWN;
-	if (len < LINK_FRAME_MIN || len > LINK_FRAME_MAX)
-		return 0;
-	r = flush_tx(p);
-	if (r) {
-		set_blocked(p, r == -EAGAIN);
-		return r;
-	}
-	iov[0] = (struct iovec){ &prefix, sizeof(prefix) };
-	sent = put(p, iov, n);
-	if (sent < 0)
-		return (int)sent;
-	if (!sent) {
-		set_blocked(p, true);
-		return -EAGAIN;
-	}
-	if ((size_t)sent < sizeof(prefix) + len) {
-		keep_rest(p, iov, n, (size_t)sent);
-		set_blocked(p, true);
-	}
-	return 0;
+	return f->total >= LINK_HEADER_LEN + LINK_FRAME_MIN && f->total <= LINK_HEADER_LEN + LINK_FRAME_MAX;
 }
 
-/* More bytes into the buffer: 0, -EAGAIN, -ENETDOWN. */
+/* The frames that `sent` bytes are, the last perhaps in part: then its rest is kept. */
+static unsigned count_sent(struct stream *p, struct link_frame *f, size_t sent)
+{
+	unsigned done = 0;
+
+	for (; sent; done++) {
+		size_t bytes = LENGTH_BYTES + f[done].total - LINK_HEADER_LEN;
+
+		if (sent < bytes)
+			keep_rest(p, f[done].iov, f[done].n, sent);
+		f[done].result = 0;
+		sent -= MIN(sent, bytes);
+	}
+	return done;
+}
+
+/* As many as one call takes, of frames that a stream can carry. 0: none now, or it is down. */
+static unsigned send_some(struct stream *p, struct link_frame *f, unsigned n)
+{
+	unsigned k = 0, iovs = 0, done;
+	size_t bytes = 0;
+	ssize_t sent;
+
+	for (; k < n && fair(&f[k]); k++) {
+		p->prefix[k] = htonl((uint32_t)(f[k].total - LINK_HEADER_LEN));
+		f[k].iov[0] = (struct iovec){ &p->prefix[k], LENGTH_BYTES };
+		bytes += LENGTH_BYTES + f[k].total - LINK_HEADER_LEN;
+		iovs += (unsigned)f[k].n;
+	}
+	if (!k) {
+		f[0].result = 0;
+		return 1;
+	}
+	sent = put(p, f[0].iov, (int)iovs);
+	if (sent < 0)
+		return 0;
+	done = count_sent(p, f, (size_t)sent);
+	if ((size_t)sent < bytes)
+		set_blocked(p, true);
+	return done;
+}
+
+static unsigned stream_send(struct link *l, struct link_frame *f, unsigned n)
+{
+	struct stream *p = stream_of(l);
+	unsigned done = 0;
+
+	if (l->up)
+		set_blocked(p, flush_tx(p) == -EAGAIN);
+	while (l->up && done < n && !p->blocked)
+		done += send_some(p, f + done, n - done);
+	if (l->up)
+		return done;
+	for (; done < n; done++)
+		f[done].result = -ENETDOWN;
+	return n;
+}
+
+/* More bytes into the buffer: 0, -EAGAIN, -ENETDOWN. Less than it has room for is all there was. */
 static int fill(struct stream *p)
 {
+	size_t room;
 	ssize_t r;
 
+	if (p->drained)
+		return -EAGAIN;
 	memmove(p->rx, p->rx + p->rx_start, p->rx_end - p->rx_start);
 	p->rx_end -= p->rx_start;
 	p->rx_start = 0;
-	r = recv(p->fd, p->rx + p->rx_end, RX_BYTES - p->rx_end, MSG_DONTWAIT);
+	room = RX_BYTES - p->rx_end;
+	r = recv(p->fd, p->rx + p->rx_end, room, MSG_DONTWAIT);
 	if (r > 0) {
 		p->rx_end += (size_t)r;
+		p->drained = (size_t)r < room;
 		return 0;
 	}
 	if (r < 0 && (errno == EAGAIN || errno == EINTR))
@@ -224,15 +267,12 @@ static bool scatter(const struct iovec *iov, int n, const uint8_t *frame, size_t
 	return true;
 }
 
-static ssize_t stream_recv(struct link *l, struct iovec *iov, int n)
+static ssize_t receive(struct stream *p, const struct iovec *iov, int n)
 {
-	struct stream *p = stream_of(l);
 	const uint8_t *frame;
 	ssize_t len;
 	int r;
 
-	if (!l->up)
-		return -ENETDOWN;
 	while (!(len = whole_frame(p))) {
 		r = fill(p);
 		if (r)
@@ -245,6 +285,19 @@ static ssize_t stream_recv(struct link *l, struct iovec *iov, int n)
 	if (len < LINK_FRAME_MIN || !scatter(iov, n, frame, (size_t)len))
 		return -EMSGSIZE;
 	return len + LINK_HEADER_LEN;
+}
+
+static unsigned stream_recv(struct link *l, struct link_frame *f, unsigned n)
+{
+	unsigned done = 0;
+
+	stream_of(l)->drained = false;
+	for (; l->up && done < n; done++) {
+		f[done].result = receive(stream_of(l), f[done].iov, f[done].n);
+		if (f[done].result < 0 && f[done].result != -EMSGSIZE)
+			break;
+	}
+	return done;
 }
 
 static void tell_readable(struct stream *p);
@@ -291,34 +344,9 @@ static void on_event(void *ctx, unsigned events)
 		down(p);
 }
 
-/* What it said last, without its complaints about a missing syslog. `text` is changed. */
-static const char *last_words(char *text)
+static void on_ended(void *ctx)
 {
-	const char *last = "";
-	char *save = NULL;
-
-	for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save))
-		if (strncmp(line, "Failed to send", 14))
-			last = line;
-	return last;
-}
-
-static void on_exit_of_peer(void *ctx, unsigned events)
-{
-	struct stream *p = ctx;
-	siginfo_t info = { 0 };
-	char text[1024];
-	ssize_t n;
-
-	(void)events;
-	loop_remove(p->watch);
-	p->watch = NULL;
-	waitid(P_PIDFD, (id_t)p->pidfd, &info, WEXITED | WNOHANG);
-	n = p->errors_fd >= 0 ? read(p->errors_fd, text, sizeof(text) - 1) : 0;
-	text[MAX(n, 0)] = '\0';
-	log_warn("%s ended (%s %d), its network is down: %s", p->name,
-		info.si_code == CLD_EXITED ? "status" : "signal", info.si_status, last_words(text));
-	down(p);
+	down(ctx);
 }
 
 static void stream_detach(struct link *l)
@@ -326,8 +354,8 @@ static void stream_detach(struct link *l)
 	struct stream *p = stream_of(l);
 
 	loop_remove(p->source);
-	loop_remove(p->watch);
-	p->source = p->watch = NULL;
+	loop_remove(p->ended);
+	p->source = p->ended = NULL;
 	p->loop = NULL;
 	p->listening = p->blocked = false;
 }
@@ -345,8 +373,8 @@ static int stream_attach(struct link *l, struct loop *loop, const struct link_ev
 	/* A frame in part from before is finished as soon as there is room. */
 	p->blocked = p->tx_start < p->tx_end;
 	r = loop_add(loop, p->fd, p->blocked ? LOOP_WRITE : 0, on_event, p, &p->source);
-	if (!r && p->pidfd >= 0)
-		r = loop_add(loop, p->pidfd, LOOP_READ, on_exit_of_peer, p, &p->watch);
+	if (!r && p->ended_fd >= 0)
+		r = loop_add_eventfd(loop, p->ended_fd, on_ended, p, &p->ended);
 	if (r)
 		stream_detach(l);
 	return r;
@@ -370,12 +398,54 @@ static int stream_set_offload(struct link *l, unsigned offloads)
 
 /* --- main --- */
 
+/* What it said last, without its complaints about a missing syslog. `text` is changed. */
+static const char *last_words(char *text)
+{
+	const char *last = "";
+	char *save = NULL;
+
+	for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save))
+		if (strncmp(line, "Failed to send", 14))
+			last = line;
+	return last;
+}
+
+static void on_exit_of_peer(void *ctx, unsigned events)
+{
+	const uint64_t one = 1;
+	struct stream *p = ctx;
+	siginfo_t info = { 0 };
+	char text[1024];
+	ssize_t n;
+
+	(void)events;
+	loop_remove(p->watch);
+	p->watch = NULL;
+	waitid(P_PIDFD, (id_t)p->pidfd, &info, WEXITED | WNOHANG);
+	n = p->errors_fd >= 0 ? read(p->errors_fd, text, sizeof(text) - 1) : 0;
+	text[MAX(n, 0)] = '\0';
+	log_warn("%s ended (%s %d), its network is down: %s", p->name,
+		info.si_code == CLD_EXITED ? "status" : "signal", info.si_status, last_words(text));
+	if (write(p->ended_fd, &one, sizeof(one)) < 0)
+		return; /* never: it is rung once */
+}
+
+static int stream_watch(struct link *l, struct loop *main_loop)
+{
+	struct stream *p = stream_of(l);
+
+	return p->pidfd < 0 ? 0 : loop_add(main_loop, p->pidfd, LOOP_READ, on_exit_of_peer, p, &p->watch);
+}
+
 static void stream_close(struct link *l)
 {
 	struct stream *p = l ? stream_of(l) : NULL;
 
 	if (!p)
 		return;
+	loop_remove(p->watch);
+	if (p->ended_fd >= 0)
+		close(p->ended_fd);
 	close(p->fd);
 	child_end(p->pidfd);
 	if (p->errors_fd >= 0)
@@ -386,6 +456,7 @@ static void stream_close(struct link *l)
 static const struct link_ops stream_ops = {
 	.send = stream_send,
 	.recv = stream_recv,
+	.watch = stream_watch,
 	.attach = stream_attach,
 	.listen = stream_listen,
 	.detach = stream_detach,
@@ -399,6 +470,13 @@ int link_stream_adopt(struct link **ret, int fd, const struct child *child, cons
 
 	if (!p)
 		return -ENOMEM;
+	p->ended_fd = child ? eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK) : -1;
+	if (child && p->ended_fd < 0) {
+		int r = -errno;
+
+		free(p);
+		return r;
+	}
 	p->link.ops = &stream_ops;
 	p->link.syscalls[0] = stream_syscalls;
 	p->link.main_syscalls = child ? child_main_syscalls : NULL;

@@ -10,7 +10,7 @@
 
 /*
  * Main. A link on the connected stream socket `fd`. `child` (may be NULL: nobody to watch) is the
- * peer's process; `name` stays valid. Takes fd and child unless it fails (-ENOMEM).
+ * peer's process; `name` stays valid. Takes fd and child unless it fails (-ENOMEM, -EMFILE).
  */
 int link_stream_adopt(struct link **ret, int fd, const struct child *child,
 	const char *name) NEEDS_CHECK;

@@ -1,6 +1,7 @@
 /*
  * A link that is a Linux tap interface (Documentation/networking/tuntap.rst): one read or write per
- * frame, straight between guest memory and the kernel.
+ * frame, straight between guest memory and the kernel, a batch of them by one system call where the
+ * kernel has io_uring (link_tap_ring.c).
  *
  * The tap carries a virtio_net_hdr of 12 bytes (IFF_VNET_HDR, TUNSETVNETHDRSZ), so checksums and
  * segmentation are left undone from one end to the other. The kernel checks the header itself and
@@ -10,15 +11,17 @@
  * The first link of an interface follows what the host says about it (link_watch.c): set down, its
  * carrier gone, or removed, it is down; it comes up again when the interface does. Removal is for
  * good. An interface that only went to another network namespace cannot be followed there: it keeps
- * the state that it had.
+ * the state that it had. Main listens to the host, and tells the owner by a word and an eventfd.
  *
- * close: main. The rest: the owner of the queue pair. link_tap_open.c makes them.
+ * watch, close: main. The rest: the owner of the queue pair. link_tap_open.c makes them.
  */
 #include "devices/host/link_tap.h"
 
 #include <errno.h>
 #include <linux/if_tun.h>
+#include <linux/io_uring.h>
 #include <net/if.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -31,14 +34,19 @@ static struct tap *tap_of(struct link *l)
 	return container_of(l, struct tap, link);
 }
 
-const struct syscall_row link_tap_syscalls[] = {
+const struct syscall_row tap_plain_syscalls[] = {
 	{ SYSCALL(readv, "a frame from the tap into the guest's buffers") },
 	{ SYSCALL(writev, "a frame from the guest's buffers to the tap") },
+	SYSCALL_END,
+};
+
+const struct syscall_row link_tap_syscalls[] = {
 	{ SYSCALL(ioctl, "tell the tap what the driver takes", SYSCALL_ARG_EQ(1, TUNSETOFFLOAD)) },
 	SYSCALL_END,
 };
 
-const struct syscall_row link_tap_watch_syscalls[] = {
+const struct syscall_row link_tap_main_syscalls[] = {
+	{ SYSCALL(io_uring_register, "let go of the tap", SYSCALL_ARG_EQ(1, IORING_UNREGISTER_FILES)) },
 	{ SYSCALL(ioctl, "is the tap still there", SYSCALL_ARG_EQ(1, TUNGETIFF)) },
 	{ SYSCALL(recvfrom, "what the host says about the interface", SYSCALL_ARG_EQ(3, MSG_DONTWAIT)) },
 	{ SYSCALL(sendto, "ask the host about the interface", SYSCALL_ARG_EQ(3, MSG_DONTWAIT)) },
@@ -82,46 +90,71 @@ static void gone(struct tap *t)
 	t->gone = true;
 	loop_remove(t->source);
 	t->source = NULL;
-	link_watch_detach(t->watch);
 	set_state(t, false);
 }
 
-static void on_watch(void *ctx, enum link_watch_state state)
+static void on_told(void *ctx)
 {
 	struct tap *t = ctx;
-	struct ifreq ifr;
+	int state = atomic_load_explicit(&t->told, memory_order_relaxed);
 
-	if (state != LINK_WATCH_GONE)
+	if (state == LINK_WATCH_GONE)
+		gone(t);
+	else if (!t->gone)
 		set_state(t, state == LINK_WATCH_UP);
-	else if (ioctl(t->fd, TUNGETIFF, &ifr) && errno == EBADFD)
+}
+
+/* As tap_ring_send(), but not beyond the first that the tap has no room for. */
+static unsigned write_each(struct tap *t, struct link_frame *f, unsigned n)
+{
+	int skip = t->has_header ? 0 : 1;
+
+	for (unsigned i = 0; i < n; i++) {
+		ssize_t r = writev(t->fd, f[i].iov + skip, f[i].n - skip);
+
+		f[i].result = r < 0 ? -errno : r;
+		if (f[i].result == -EAGAIN)
+			return i;
+	}
+	return n;
+}
+
+/* What the kernel said into what a link says. */
+static void judge_sent(struct tap *t, struct link_frame *f, unsigned n)
+{
+	bool dead = false;
+
+	for (unsigned i = 0; i < n; i++) {
+		dead = dead || f[i].result == -EBADFD;
+		/*
+		 * Lost, as a network may lose frames: those with a header that the kernel refuses,
+		 * or without memory, or that a later one of the batch has overtaken.
+		 */
+		f[i].result = f[i].result == -EBADFD || f[i].result == -EIO ? -ENETDOWN : 0;
+	}
+	if (dead)
 		gone(t);
 }
 
-static int tap_send(struct link *l, struct iovec *iov, int n, size_t total)
+static unsigned tap_send(struct link *l, struct link_frame *f, unsigned n)
 {
 	struct tap *t = tap_of(l);
-	int skip = t->has_header ? 0 : 1;
+	unsigned done = 0;
 
-	(void)total;
-	if (!l->up || t->disabled)
-		return -ENETDOWN;
-	if (writev(t->fd, iov + skip, n - skip) >= 0)
-		return 0;
-	switch (errno) {
-	case EAGAIN:
-		if (!t->source)
-			return 0;
-		t->blocked = true;
-		rewatch(t);
-		return -EAGAIN;
-	case EBADFD:
-		gone(t);
-		return -ENETDOWN;
-	case EIO:
-		return -ENETDOWN;
-	default: /* a header the kernel refuses, no memory: a network may lose frames */
-		return 0;
+	if (l->up && !t->disabled) {
+		done = t->ring ? tap_ring_send(t->ring, f, n) : write_each(t, f, n);
+		while (done && f[done - 1].result == -EAGAIN)
+			done--;
+		judge_sent(t, f, done);
+		if (l->up && done < n && t->source) {
+			t->blocked = true;
+			rewatch(t);
+			return done;
+		}
 	}
+	for (; done < n; done++)
+		f[done].result = -ENETDOWN;
+	return n;
 }
 
 /*
@@ -145,35 +178,72 @@ static int zero_header(const struct iovec *iov, int n, struct iovec *out)
 	return m;
 }
 
-static ssize_t tap_recv(struct link *l, struct iovec *iov, int n)
+static ssize_t read_one(struct tap *t, struct link_frame *f)
 {
-	struct iovec frame[LINK_IOV_MAX + 1];
-	struct tap *t = tap_of(l);
-	size_t room = 0, header = 0;
-	ssize_t r;
+	struct iovec frame[LINK_IOV_MAX + 1], *iov = f->iov;
+	ssize_t r, header = 0;
+	int n = f->n + 1;
 
-	if (!l->up || t->disabled)
-		return -ENETDOWN;
-	for (int i = 0; i < n; i++)
-		room += iov[i].iov_len;
 	if (!t->has_header) {
 		header = LINK_HEADER_LEN;
-		n = zero_header(iov, n, frame);
+		n = zero_header(iov, f->n, frame);
 		iov = frame;
+		iov[n++] = (struct iovec){ &t->spill, 1 };
 	}
+	r = readv(t->fd, iov, n);
+	return r < 0 ? -errno : r + header;
+}
+
+/* As tap_ring_recv(), but not beyond the first that finds none. */
+static unsigned read_each(struct tap *t, struct link_frame *f, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++) {
+		f[i].result = read_one(t, &f[i]);
+		if (f[i].result < 0)
+			return i + 1;
+	}
+	return n;
+}
+
+/* Returns how many count: none behind the last that found something. */
+static unsigned judge_received(struct tap *t, struct link_frame *f, unsigned n)
+{
+	unsigned done = 0;
+	bool dead = false;
+
+	for (unsigned i = 0; i < n; i++) {
+		ssize_t room = 0;
+
+		dead = dead || f[i].result == -EBADFD;
+		if (f[i].result < 0) {
+			f[i].result = -EAGAIN;
+			continue;
+		}
+		for (int k = 0; k < f[i].n; k++)
+			room += (ssize_t)f[i].iov[k].iov_len;
+		if (f[i].result > room)
+			f[i].result = -EMSGSIZE;
+		done = i + 1;
+	}
+	if (dead)
+		gone(t);
+	return done;
+}
+
+static unsigned tap_recv(struct link *l, struct link_frame *f, unsigned n)
+{
+	struct tap *t = tap_of(l);
+
+	if (!l->up || t->disabled)
+		return 0;
 	/*
 	 * The kernel cuts a frame that does not fit without a word: one byte more than there is
 	 * room tells.
 	 */
-	iov[n] = (struct iovec){ &t->spill, 1 };
-	r = readv(t->fd, iov, n + 1);
-	if (r >= 0)
-		return (size_t)r + header > room ? -EMSGSIZE : r + (ssize_t)header;
-	if (errno == EAGAIN || errno == EINTR)
-		return -EAGAIN;
-	if (errno == EBADFD)
-		gone(t);
-	return -ENETDOWN;
+	for (unsigned i = 0; i < n; i++)
+		f[i].iov[f[i].n] = (struct iovec){ &t->spill, 1 };
+	n = t->ring ? tap_ring_recv(t->ring, f, n) : read_each(t, f, n);
+	return judge_received(t, f, n);
 }
 
 static void on_event(void *ctx, unsigned events)
@@ -198,8 +268,8 @@ static void tap_detach(struct link *l)
 	struct tap *t = tap_of(l);
 
 	loop_remove(t->source);
-	t->source = NULL;
-	link_watch_detach(t->watch);
+	loop_remove(t->told_source);
+	t->source = t->told_source = NULL;
 	t->listening = t->blocked = false;
 }
 
@@ -216,8 +286,8 @@ static int tap_attach(struct link *l, struct loop *loop, const struct link_event
 	r = loop_add(loop, t->fd, 0, on_event, t, &t->source);
 	if (!r)
 		rewatch(t);
-	if (!r && t->watch)
-		r = link_watch_attach(t->watch, loop, on_watch, t);
+	if (!r && t->told_fd >= 0)
+		r = loop_add_eventfd(loop, t->told_fd, on_told, t, &t->told_source);
 	if (r)
 		tap_detach(l);
 	return r;
@@ -282,11 +352,36 @@ static int tap_set_offload(struct link *l, unsigned offloads)
 
 /* --- main --- */
 
+static void on_watch(void *ctx, enum link_watch_state state)
+{
+	const uint64_t one = 1;
+	struct tap *t = ctx;
+	struct ifreq ifr;
+
+	if (state == LINK_WATCH_GONE && (!ioctl(t->fd, TUNGETIFF, &ifr) || errno != EBADFD))
+		return;
+	/* The write of the eventfd orders this before the owner's read of it, and its look. */
+	atomic_store_explicit(&t->told, (int)state, memory_order_relaxed);
+	if (write(t->told_fd, &one, sizeof(one)) < 0)
+		return; /* the counter is full: it rings all the same */
+}
+
+static int tap_watch(struct link *l, struct loop *main_loop)
+{
+	struct tap *t = tap_of(l);
+
+	return t->watch ? link_watch_attach(t->watch, main_loop, on_watch, t) : 0;
+}
+
 static void tap_close(struct link *l)
 {
 	if (!l)
 		return;
+	link_watch_detach(tap_of(l)->watch);
 	link_watch_close(tap_of(l)->watch);
+	if (tap_of(l)->told_fd >= 0)
+		close(tap_of(l)->told_fd);
+	tap_ring_destroy(tap_of(l)->ring);
 	close(tap_of(l)->fd);
 	free(tap_of(l));
 }
@@ -294,6 +389,7 @@ static void tap_close(struct link *l)
 const struct link_ops link_tap_ops = {
 	.send = tap_send,
 	.recv = tap_recv,
+	.watch = tap_watch,
 	.attach = tap_attach,
 	.listen = tap_listen,
 	.detach = tap_detach,

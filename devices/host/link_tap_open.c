@@ -10,12 +10,16 @@
 #include <net/if_arp.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "devices/host/link_tap.h"
 #include "vmm/log.h"
+
+enum { BUSY_TRIES = 25, BUSY_PAUSE_NS = 10000000 };
 
 static int tap_make(struct link **ret, int fd, bool has_header, bool several, struct error *err)
 {
@@ -37,10 +41,15 @@ static int tap_make(struct link **ret, int fd, bool has_header, bool several, st
 	t->link.syscalls[1] = several ? link_tap_pairs_syscalls : NULL;
 	t->link.up = true;
 	t->fd = fd;
+	t->told_fd = -1;
 	t->has_header = has_header && !ioctl(fd, TUNSETVNETHDRSZ, &size);
 	t->link.is_tap = true;
 	t->link.tap_header = t->has_header;
 	t->link.tap_fd = fd;
+	if (!t->has_header || tap_ring_create(&t->ring, fd))
+		t->ring = NULL;
+	t->link.main_syscalls = link_tap_main_syscalls;
+	t->link.syscalls[2] = t->ring ? tap_ring_syscalls : tap_plain_syscalls;
 	if (t->has_header)
 		for (size_t i = 0; i < ARRAY_SIZE(wanted) && !t->link.offloads; i++)
 			if (!link_tap_ops.set_offload(&t->link, wanted[i]))
@@ -78,6 +87,22 @@ static int attach_failed(int code, const char *name, bool multi, struct error *e
 	}
 }
 
+/*
+ * 0 or an errno. Where a machine on this tap was killed, the kernel gives it back some milliseconds
+ * after the process is gone (link_tap_ring.c).
+ */
+static int set_interface(int fd, struct ifreq *ifr)
+{
+	const struct timespec pause = { .tv_nsec = BUSY_PAUSE_NS };
+
+	for (unsigned i = 0; ioctl(fd, TUNSETIFF, ifr); i++) {
+		if (errno != EBUSY || i == BUSY_TRIES)
+			return errno;
+		nanosleep(&pause, NULL);
+	}
+	return 0;
+}
+
 static int open_queue(struct ifreq *ifr, bool multi, struct error *err)
 {
 	static const short base = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
@@ -89,9 +114,9 @@ static int open_queue(struct ifreq *ifr, bool multi, struct error *err)
 	if (fd < 0)
 		return error_set(err, errno, "/dev/net/tun: %s; check its rights", strerror(errno));
 	ifr->ifr_flags = (short)(base | (multi ? IFF_MULTI_QUEUE : 0));
-	if (!ioctl(fd, TUNSETIFF, ifr))
+	code = set_interface(fd, ifr);
+	if (!code)
 		return fd;
-	code = errno;
 	/* An existing tap with several queues can be used with one of them. */
 	if (code == EINVAL && !multi) {
 		ifr->ifr_flags = (short)(base | IFF_MULTI_QUEUE);
@@ -173,9 +198,9 @@ static void watch(int sock, struct link *l, const char *name)
 	int r;
 
 	memcpy(ifr.ifr_name, name, IFNAMSIZ);
-	r = sock < 0 || ioctl(sock, SIOCGIFINDEX, &ifr) ? -errno :
+	t->told_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	r = t->told_fd < 0 || sock < 0 || ioctl(sock, SIOCGIFINDEX, &ifr) ? -errno :
 		link_watch_open(&t->watch, (unsigned)ifr.ifr_ifindex);
-	l->syscalls[2] = r ? NULL : link_tap_watch_syscalls;
 	if (r)
 		log_info("tap %s cannot be watched (%s): the guest's link stays up when it goes down",
 			name, strerror(-r));

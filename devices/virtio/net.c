@@ -231,6 +231,8 @@ static int init_pair(struct net *net, unsigned i, struct link *link)
 		r = net_lane_init(&p->rx, p, net->dev.queue_size);
 	if (!r)
 		r = net_lane_init(&p->tx, p, net->dev.queue_size);
+	if (!r)
+		r = net_rx_init(p);
 	p->rx.rate = &net->rate[0];
 	p->tx.rate = &net->rate[1];
 	if (!r && i) {
@@ -320,6 +322,7 @@ static void net_destroy(struct virtio_device *dev)
 		p->link->ops->close(p->link);
 		net_lane_fini(&p->rx);
 		net_lane_fini(&p->tx);
+		net_rx_fini(p);
 		if (p->wake_fd >= 0)
 			close(p->wake_fd);
 	}

@@ -4,7 +4,8 @@
  *   net.c         the device: features, life, state
  *   net_settings.c what the driver set, and how it takes effect
  *   net_create.c  its options, and the links behind it
- *   net_queue.c   moves frames
+ *   net_queue.c   sends frames
+ *   net_rx.c      receives them
  *   net_lane.c    one direction of a pair: its chains, its timer, when to interrupt
  *   net_ctrl.c    the control queue
  *   net_stats.c   what was counted
@@ -136,6 +137,18 @@ struct net_slot {
 	uint16_t iovs;
 };
 
+enum {
+	NET_RX_BATCH = 32,       /* frames received by one call */
+	NET_RX_IOVS = 2 * LINK_IOV_MAX, /* iovecs that are laid out for them */
+	NET_SPILL = LINK_HEADER_LEN + LINK_FRAME_MAX,
+};
+
+/* Buffers for one frame: `slots` of the fifo from `slot` on, `iovs` of rx_iov from `iov` on. */
+struct net_room {
+	uint16_t slot, slots, iov, iovs;
+	size_t bytes;
+};
+
 /* Popped chains in order, a ring of as many slots as the queue has descriptors at most. */
 struct net_fifo {
 	struct net_slot *slot;           /* const */
@@ -198,17 +211,30 @@ struct net_pair {
 	struct net_lane rx, tx;          /* owner */
 
 	unsigned posted;                 /* the first so many have their iovecs in rx_iov */
-	/* how many bytes they hold; what the largest frame takes */
-	size_t posted_bytes, rx_want;
 	unsigned rx_iovs;
-	struct iovec rx_iov[LINK_IOV_MAX + 1]; /* one more is the link's */
+	struct iovec rx_iov[NET_RX_IOVS];
+	size_t rx_want, rx_usual;        /* bytes of the largest frame; of one without segmentation */
+	unsigned rx_large;               /* so many frames long, large ones are expected */
+	unsigned rx_alike, rx_slots;     /* the last so many took this many chains each */
+	size_t rx_last;                  /* bytes of the last frame */
+	size_t rx_waiting;               /* bytes of a frame that waits for more buffers; 0: none */
+	unsigned rx_most;                /* chains that were there at one time */
+	unsigned rx_batch;               /* frames that are tried next */
+	struct net_room rx_room[NET_RX_BATCH];
+	struct link_frame rx_frame[NET_RX_BATCH];
+	/* behind each frame's, one for what spills over and one that is the link's */
+	struct iovec rx_frame_iov[NET_RX_IOVS + 2 * NET_RX_BATCH];
+	uint8_t (*rx_spill)[NET_SPILL];  /* const; one for each frame, and two more */
 
-	bool tx_ready, tx_blocked;       /* the first is in tx_iov; the link said -EAGAIN */
+	bool tx_blocked;                 /* the link could not take more */
+	bool tx_bad;                     /* the one behind the batch is to be dropped, for this reason */
+	enum net_drop tx_why;
+	unsigned tx_first, tx_ready;     /* of tx_frame: those not sent yet, and their end */
 	unsigned tx_iovs;
-	size_t tx_total;
-	struct net_header tx_header;     /* a private, checked copy */
-	uint8_t tx_ether[LINK_FRAME_MIN];/* likewise, with anti_spoof */
-	struct iovec tx_iov[LINK_IOV_MAX];
+	struct link_frame tx_frame[LINK_BATCH_MAX];
+	struct net_header tx_header[LINK_BATCH_MAX]; /* private, checked copies */
+	uint8_t tx_ether[LINK_BATCH_MAX][LINK_FRAME_MIN]; /* likewise, with anti_spoof */
+	struct iovec tx_iov[LINK_BATCH_IOVS];
 };
 
 enum { NET_RESULT_MAX = 8 };
@@ -352,8 +378,14 @@ uint64_t net_guest_offloads(const struct net *net);
 int net_handle_lane(struct net_lane *lane);
 /* Give back what was popped and not used, the last one first. */
 void net_return(struct net_lane *lane);
-void net_rx_run(struct net_pair *p);
 void net_tx_run(struct net_pair *p);
+/* net_rx.c; the pair's worker, but the first two, which are main's. */
+int net_rx_init(struct net_pair *p) NEEDS_CHECK;
+void net_rx_fini(struct net_pair *p);
+/* Nothing is laid out any more. */
+void net_rx_clear(struct net_pair *p);
+void net_rx_run(struct net_pair *p);
+/* net_queue.c again; events of the link. */
 void net_readable(void *ctx);
 void net_writable(void *ctx);
 

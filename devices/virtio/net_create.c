@@ -106,6 +106,14 @@ static int open_link(struct link **ret, const struct net_options *o, struct erro
 	return o->tap ? open_tap(ret, o, err) : open_fd(ret, o, err);
 }
 
+/* Whatever main's loop tells, the owner hears once it is attached. */
+static int watch_link(struct link *l, const struct device_env *env, struct error *err)
+{
+	int r = env->main_loop && l->ops->watch ? l->ops->watch(l, env->main_loop) : 0;
+
+	return r ? error_set(err, -r, "--net: its link cannot be watched: %s", strerror(-r)) : 0;
+}
+
 int net_choose_mac(uint8_t mac[6], const struct net_options *o, struct error *err)
 {
 	if (o->mac.set) {
@@ -193,6 +201,8 @@ int net_create(struct virtio_device *dev, const struct device_env *env, const vo
 		r = net_init(net, &setup, err);
 	if (!r)
 		r = net_vhost_setup(net, o->vhost, needs_frames(net, o), err);
+	if (!r)
+		r = watch_link(links[0], env, err);
 	if (r)
 		return r;
 	memcpy(dev->syscalls, links[0]->syscalls, sizeof(links[0]->syscalls));

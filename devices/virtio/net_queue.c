@@ -1,20 +1,15 @@
 /*
- * Frames of virtio-net (virtio 1.2 §5.1.6). Runs on the worker of the queue pair.
+ * Frames that a virtio-net driver sends (virtio 1.2 §5.1.6.2), and what the two directions have in
+ * common; net_rx.c receives. Runs on the worker of the queue pair.
  *
  * Both queues are popped until empty, into a fifo each, in flight until the link has taken or
  * filled them. What remains there at a stop goes back to the ring untouched.
  *
- * Transmit: the 12 bytes of header are copied and the copy is checked against what was negotiated;
- * the frame goes to the link straight from the guest's buffers; with anti_spoof its Ethernet header
- * is such a copy too, and has to carry our address. A frame that is malformed, or that
- * the link refuses, is dropped and counted, as a network does. When the link cannot take more, the
- * first frame waits, prepared, for its word.
- *
- * Receive: enough buffers for the largest frame are kept laid out as one array of iovecs, so that
- * one read fills them in place. With MRG_RXBUF that is several chains, and a frame takes as many of
- * them as it needs (§5.1.6.4); without, one. Buffers behind a frame stay laid out for the next. A
- * frame too large for what the driver gave is dropped. With no buffer the link is muted until a
- * kick, so a full backlog costs nothing.
+ * Frames go to the link in batches. Of each the 12 bytes of header are copied and the copy is
+ * checked against what was negotiated; the frame is sent straight from the guest's buffers; with
+ * anti_spoof its Ethernet header is such a copy too, and has to carry our address. A frame that is
+ * malformed, or that the link refuses, is dropped and counted, as a network does. When the link
+ * cannot take more, the rest of the batch waits, prepared, for its word.
  */
 #include "devices/virtio/net.h"
 
@@ -55,20 +50,19 @@ void net_return(struct net_lane *lane)
 		queue_unpop(q, net_fifo_at(f, --f->count)->chain);
 	f->head = 0;
 	if (lane == &p->rx) {
-		p->posted = p->rx_iovs = 0;
-		p->posted_bytes = 0;
+		net_rx_clear(p);
 	} else {
-		p->tx_ready = p->tx_blocked = false;
+		p->tx_first = p->tx_ready = 0;
+		p->tx_bad = p->tx_blocked = false;
 	}
 }
 
 /* --- transmit --- */
 
-static void tx_drop_head(struct net_pair *p)
+static void tx_return_head(struct net_pair *p)
 {
 	queue_push(p->tx.queue, net_fifo_at(&p->tx.fifo, 0)->chain);
 	net_fifo_drop_head(&p->tx.fifo);
-	p->tx_ready = false;
 	p->tx.unrung++;
 }
 
@@ -99,11 +93,12 @@ static bool header_is_fair(const struct net_pair *p, const struct net_header *h,
 	}
 }
 
-/* The first frame of the fifo into tx_header and tx_iov: NET_DROPS, or why not. */
-static enum net_drop tx_prepare(struct net_pair *p)
+/* A frame into the next place of the batch: NET_DROPS, or why not. */
+static enum net_drop tx_prepare(struct net_pair *p, struct chain *chain)
 {
-	struct chain *chain = net_fifo_at(&p->tx.fifo, 0)->chain;
-	struct net_header *h = &p->tx_header;
+	struct net_header *h = &p->tx_header[p->tx_ready];
+	struct link_frame *f = &p->tx_frame[p->tx_ready];
+	uint8_t *ether = p->tx_ether[p->tx_ready];
 	unsigned first = 1;
 	size_t frame, body;
 	int n;
@@ -115,190 +110,88 @@ static enum net_drop tx_prepare(struct net_pair *p)
 		return NET_DROP_MALFORMED;
 	h->flags &= NET_HDR_NEEDS_CSUM;
 	h->num_buffers = 0;
+	f->iov = p->tx_iov + p->tx_iovs;
+	f->iov[0] = (struct iovec){ h, sizeof(*h) };
 	if (p->net->anti_spoof) {
 		/* What is checked is what leaves, so the driver cannot change it in between. */
-		if (chain_read(chain, p->tx_ether, sizeof(p->tx_ether)))
+		if (chain_read(chain, ether, LINK_FRAME_MIN))
 			return NET_DROP_MALFORMED;
-		if (memcmp(p->tx_ether + SOURCE_AT, p->net->mac, sizeof(p->net->mac)))
+		if (memcmp(ether + SOURCE_AT, p->net->mac, sizeof(p->net->mac)))
 			return NET_DROP_SPOOF;
-		p->tx_iov[first++] = (struct iovec){ p->tx_ether, sizeof(p->tx_ether) };
-		body -= sizeof(p->tx_ether);
+		f->iov[first++] = (struct iovec){ ether, LINK_FRAME_MIN };
+		body -= LINK_FRAME_MIN;
 	}
-	n = body ? chain_iov_in(chain, body, p->tx_iov + first, (int)(LINK_IOV_MAX - first)) : 0;
+	n = body ? chain_iov_in(chain, body, f->iov + first, (int)(LINK_IOV_MAX - first)) : 0;
 	if (n < 0)
 		return NET_DROP_MALFORMED;
-	p->tx_iovs = (unsigned)n + first;
-	p->tx_total = sizeof(*h) + frame;
-	p->tx_ready = true;
+	f->n = n + (int)first;
+	f->total = sizeof(*h) + frame;
 	return NET_DROPS;
 }
-
-static void tx_sent(struct net_pair *p)
+static void tx_drop(struct net_pair *p, enum net_drop why)
 {
-	capture_frame(p->net->capture, p->index, true, p->tx_iov + 1, (int)p->tx_iovs - 1, 0,
-		p->tx_total - sizeof(p->tx_header));
+	net_count(p->tx.stats.dropped[why], 1);
+	tx_return_head(p);
+}
+
+/*
+ * What waits into a new batch, up to the first that is no frame: it goes when it is at the front.
+ * False when there is nothing to send, or nothing may be sent now.
+ */
+static bool tx_gather(struct net_pair *p)
+{
+	p->tx_first = p->tx_ready = p->tx_iovs = 0;
+	while (p->tx_ready < MIN(p->tx.fifo.count, (unsigned)LINK_BATCH_MAX) &&
+		p->tx_iovs <= LINK_BATCH_IOVS - LINK_IOV_MAX && !p->tx.go_at && net_lane_may_go(&p->tx)) {
+		const struct link_frame *f = &p->tx_frame[p->tx_ready];
+		enum net_drop why = tx_prepare(p, net_fifo_at(&p->tx.fifo, p->tx_ready)->chain);
+
+		if (why == NET_DROPS) {
+			net_lane_charge(&p->tx, f->total - sizeof(struct net_header));
+			p->tx_iovs += (unsigned)f->n;
+			p->tx_ready++;
+		} else if (p->tx_ready) {
+			p->tx_bad = true;
+			p->tx_why = why;
+			break;
+		} else {
+			tx_drop(p, why);
+		}
+	}
+	return p->tx_ready > 0;
+}
+
+static void tx_done(struct net_pair *p, const struct link_frame *f)
+{
+	size_t len = f->total - sizeof(struct net_header);
+
+	if (f->result) {
+		tx_drop(p, NET_DROP_LINK);
+		return;
+	}
+	capture_frame(p->net->capture, p->index, true, f->iov + 1, f->n - 1, 0, len);
 	net_count(p->tx.stats.frames, 1);
-	net_count(p->tx.stats.bytes, p->tx_total - sizeof(p->tx_header));
+	net_count(p->tx.stats.bytes, len);
+	tx_return_head(p);
 }
 
 void net_tx_run(struct net_pair *p)
 {
-	enum net_drop why;
-	int r;
-
 	p->tx_running = true;
-	while (p->tx.fifo.count && !p->tx_blocked && !p->tx.go_at && net_lane_may_go(&p->tx)) {
-		why = p->tx_ready ? NET_DROPS : tx_prepare(p);
-		if (why != NET_DROPS) {
-			net_count(p->tx.stats.dropped[why], 1);
-			tx_drop_head(p);
-			continue;
+	while (!p->tx_blocked && (p->tx_first < p->tx_ready || tx_gather(p))) {
+		struct link_frame *f = &p->tx_frame[p->tx_first];
+		unsigned n = p->tx_ready - p->tx_first, done = p->link->ops->send(p->link, f, n);
+
+		for (unsigned i = 0; i < done; i++)
+			tx_done(p, &f[i]);
+		p->tx_first += done;
+		p->tx_blocked = done < n;
+		if (done == n && p->tx_bad) {
+			p->tx_bad = false;
+			tx_drop(p, p->tx_why);
 		}
-		p->tx_iov[0] = (struct iovec){ &p->tx_header, sizeof(p->tx_header) };
-		r = p->link->ops->send(p->link, p->tx_iov, (int)p->tx_iovs, p->tx_total);
-		if (r == -EAGAIN) {
-			p->tx_blocked = true;
-			break;
-		}
-		net_lane_charge(&p->tx, p->tx_total - sizeof(p->tx_header));
-		if (r)
-			net_count(p->tx.stats.dropped[NET_DROP_LINK], 1);
-		else
-			tx_sent(p);
-		tx_drop_head(p);
 	}
 	p->tx_running = false;
-}
-
-/* --- receive --- */
-
-/* Lay out buffers until the largest frame fits, as far as there are any. */
-static void rx_post(struct net_pair *p)
-{
-	bool merge = virtio_has(&p->net->dev, NET_F_MRG_RXBUF);
-
-	while (p->posted < p->rx.fifo.count && p->posted_bytes < p->rx_want && (merge ||
-		!p->posted)) {
-		struct net_slot *s = net_fifo_at(&p->rx.fifo, p->posted);
-		size_t len = chain_out_left(s->chain);
-		int n = chain_iov_out(s->chain, len, p->rx_iov + p->rx_iovs,
-			(int)(LINK_IOV_MAX - p->rx_iovs));
-
-		if (n < 0 && p->posted)
-			return; /* the array is full: what is in it must do */
-		if (n < 0 || !len) {
-			/* Nothing can ever be received into this one. */
-			if (p->posted)
-				return;
-			queue_push(p->rx.queue, s->chain);
-			net_fifo_drop_head(&p->rx.fifo);
-			net_count(p->rx.stats.dropped[NET_DROP_MALFORMED], 1);
-			continue;
-		}
-		s->iovs = (uint16_t)n;
-		s->bytes = (uint32_t)len;
-		p->rx_iovs += (unsigned)n;
-		p->posted_bytes += len;
-		p->posted++;
-	}
-}
-
-/*
- * Two bytes at offset 10 of the header, wherever the driver's descriptors put them. Marked dirty
- * with the frame.
- */
-static void put_num_buffers(const struct net_pair *p, uint16_t v)
-{
-	size_t at = offsetof(struct net_header, num_buffers);
-	uint8_t bytes[2];
-	unsigned done = 0;
-
-	put_le16(bytes, v);
-	for (unsigned i = 0; i < p->rx_iovs && done < sizeof(bytes); i++) {
-		for (; at < p->rx_iov[i].iov_len && done < sizeof(bytes); at++)
-			((uint8_t *)p->rx_iov[i].iov_base)[at] = bytes[done++];
-		at -= MIN(at, p->rx_iov[i].iov_len);
-	}
-}
-
-/* `len` bytes arrived in the buffers that are laid out: return those that have some. */
-static void rx_complete(struct net_pair *p, size_t len)
-{
-	unsigned used = 0, iovs = 0;
-
-	capture_frame(p->net->capture, p->index, false, p->rx_iov, (int)p->rx_iovs,
-		LINK_HEADER_LEN, len - LINK_HEADER_LEN);
-	net_count(p->rx.stats.frames, 1);
-	net_count(p->rx.stats.bytes, len - LINK_HEADER_LEN);
-	p->rx.unrung++;
-	for (size_t left = len; left; used++)
-		left -= MIN(left, net_fifo_at(&p->rx.fifo, used)->bytes);
-	put_num_buffers(p, (uint16_t)used);
-	for (unsigned i = 0; i < used; i++) {
-		struct net_slot *s = net_fifo_at(&p->rx.fifo, 0);
-		size_t n = MIN(len, s->bytes);
-
-		chain_wrote(s->chain, n);
-		len -= n;
-		iovs += s->iovs;
-		p->posted_bytes -= s->bytes;
-		queue_push(p->rx.queue, s->chain);
-		net_fifo_drop_head(&p->rx.fifo);
-	}
-	p->posted -= used;
-	p->rx_iovs -= iovs;
-	memmove(p->rx_iov, p->rx_iov + iovs, p->rx_iovs * sizeof(p->rx_iov[0]));
-}
-
-/* Is the frame of `len` bytes that lies in the buffers for this guest? */
-static bool rx_wanted(const struct net_pair *p, size_t len)
-{
-	size_t skip = LINK_HEADER_LEN, n = 0, want = MIN(len - LINK_HEADER_LEN, (size_t)NET_PEEK);
-	uint8_t head[NET_PEEK];
-
-	if (p->filter.mode[NET_RX_PROMISC])
-		return true;
-	for (unsigned i = 0; i < p->rx_iovs && n < want; i++) {
-		const struct iovec *iov = &p->rx_iov[i];
-		size_t at = MIN(skip, iov->iov_len), k = MIN(want - n, iov->iov_len - at);
-
-		memcpy(head + n, (const char *)iov->iov_base + at, k);
-		skip -= at;
-		n += k;
-	}
-	return net_filter_passes(&p->filter, head, n);
-}
-
-void net_rx_run(struct net_pair *p)
-{
-	ssize_t r;
-
-	if (!p->enabled || p->rx.go_at) {
-		p->link->ops->listen(p->link, false);
-		return;
-	}
-	/*
-	 * Dropped frames count too: who only sends frames that do not fit must not keep the loop.
-	 */
-	for (unsigned n = p->rx.fifo.size; n; n--) {
-		rx_post(p);
-		if (!p->posted || !net_lane_may_go(&p->rx)) {
-			p->link->ops->listen(p->link, false);
-			return;
-		}
-		r = p->link->ops->recv(p->link, p->rx_iov, (int)p->rx_iovs);
-		if (r >= LINK_HEADER_LEN)
-			net_lane_charge(&p->rx, (size_t)r - LINK_HEADER_LEN);
-		if (r >= LINK_HEADER_LEN && rx_wanted(p, (size_t)r))
-			rx_complete(p, (size_t)r);
-		else if (r >= LINK_HEADER_LEN)
-			net_count(p->rx.stats.dropped[NET_DROP_FILTER], 1);
-		else if (r == -EMSGSIZE)
-			net_count(p->rx.stats.dropped[NET_DROP_SIZE], 1);
-		else
-			break;
-	}
-	p->link->ops->listen(p->link, true);
 }
 
 /* --- calls from outside --- */

@@ -14,7 +14,10 @@
 #include "devices/virtio/back_vhost.h"
 #include "vmm/log.h"
 
-enum { FRAME_OVERHEAD = 14 + 4 }; /* Ethernet header and a VLAN tag */
+enum {
+	FRAME_OVERHEAD = 14 + 4, /* Ethernet header and a VLAN tag */
+	MTU_USUAL = 1500,        /* of a link that does not say */
+};
 
 /* What the link can do, and the features of both directions that come with it. */
 static const struct {
@@ -167,6 +170,7 @@ static void apply_offloads(struct net_pair *p, uint64_t guest)
 	if (p->link->mtu && !(offloads & LINK_OFFLOAD_SEGMENTS))
 		frame = MIN(frame, (size_t)p->link->mtu + FRAME_OVERHEAD);
 	p->rx_want = LINK_HEADER_LEN + frame;
+	p->rx_usual = LINK_HEADER_LEN + (p->link->mtu ? p->link->mtu : MTU_USUAL) + FRAME_OVERHEAD;
 }
 
 void net_apply_enable(struct net_pair *p, bool enabled)

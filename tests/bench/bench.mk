@@ -30,7 +30,7 @@ $(bench_dir)/io_floor: tests/bench/io_floor.c
 	@mkdir -p $(@D)
 	$(CC) -D_GNU_SOURCE -std=gnu17 -O2 $(WARN) -o $@ $< -l:liburing.a
 
-$(bench_dir)/net_floor: tests/bench/net_floor.c
+$(bench_dir)/net_flood: tests/bench/net_flood.c
 	@mkdir -p $(@D)
 	$(CC) -D_GNU_SOURCE -std=gnu17 -O2 $(WARN) -o $@ $<
 
@@ -39,7 +39,7 @@ $(bench_dir)/%_bench: $(BUILD)/tests/bench/%_bench.o $(driver_objects) $(library
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(filter-out %gc-sections,$(LDFLAGS)) -o $@ $^ $(LDLIBS)
 
-bench-build: $(BUILD)/microvm $(addprefix $(bench_dir)/,start floor tiny.elf tiny.bin load.elf io_floor net_floor queue_bench blk_bench)
+bench-build: $(BUILD)/microvm $(addprefix $(bench_dir)/,start floor tiny.elf tiny.bin load.elf io_floor net_flood queue_bench blk_bench)
 
 $(bench_dir)/user: tests/bench/user.S
 	@mkdir -p $(@D)

@@ -50,12 +50,13 @@ static const void *parse(struct rig *r, const struct option_group *group, const 
 
 struct rig *rig_new(const struct virtio_type *type, const char *text, struct error *err)
 {
-	const struct device_env env = { .id = "_dev0" };
+	struct device_env env = { .id = "_dev0" };
 	struct rig *r = calloc(1, sizeof(*r));
 	const struct virtio_options *o;
 
 	must(r, "no memory");
 	must(loop_create(&r->loop, err) == 0, "loop_create");
+	env.main_loop = r->loop;
 	r->events = (struct vm_events){ .post = on_event, .ctx = r };
 	o = parse(r, type->options, text, err);
 	if (!o) {

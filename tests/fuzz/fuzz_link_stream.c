@@ -26,9 +26,11 @@ static void on_readable(void *ctx)
 {
 	struct world *w = ctx;
 	struct iovec iov[2] = { { w->buffer, LINK_HEADER_LEN }, { w->buffer + LINK_HEADER_LEN, w->room - LINK_HEADER_LEN } };
-	ssize_t n = w->link->ops->recv(w->link, iov, 2);
+	struct link_frame frame = { .iov = iov, .n = 2 };
 
-	MUST(n < 0 || ((size_t)n >= LINK_HEADER_LEN + LINK_FRAME_MIN && (size_t)n <= w->room));
+	if (w->link->ops->recv(w->link, &frame, 1))
+		MUST(frame.result == -EMSGSIZE || ((size_t)frame.result >= LINK_HEADER_LEN + LINK_FRAME_MIN &&
+			(size_t)frame.result <= w->room));
 }
 
 static void on_writable(void *ctx)
@@ -50,9 +52,12 @@ static void turn(struct world *w)
 static void send_one(struct world *w, size_t len)
 {
 	static uint8_t frame[LINK_HEADER_LEN + LINK_FRAME_MAX];
-	struct iovec iov = { frame, LINK_HEADER_LEN + len };
+	struct iovec iov[2][2] = { { { frame, LINK_HEADER_LEN }, { frame + LINK_HEADER_LEN, len } },
+		{ { frame, LINK_HEADER_LEN }, { frame + LINK_HEADER_LEN, len } } };
+	struct link_frame batch[2] = { { .iov = iov[0], .n = 2, .total = LINK_HEADER_LEN + len },
+		{ .iov = iov[1], .n = 2, .total = LINK_HEADER_LEN + len } };
 
-	(void)!w->link->ops->send(w->link, &iov, 1, iov.iov_len);
+	MUST(w->link->ops->send(w->link, batch, 2) <= 2);
 }
 
 static void setup(struct world *w, uint8_t room)

@@ -10,7 +10,8 @@ ROWS = [
     ("worker", "newfstatat", None, "the host resizes no disk in these runs, and glibc has one of the two"),
     ("worker", "ioctl", "block device", "there is no block device to resize here"),
     ("worker", "ioctl", "what the driver takes", "the guest's driver takes no frames with work left undone"),
-    ("worker", "ioctl", "still there", "the interface stays for as long as its machine"),
+    ("main", "ioctl", "still there", "the interface stays for as long as its machine"),
+    ("main", "sendto", "about the interface", "it is asked before the filter; again only when the host lost messages"),
     ("worker", "timerfd_settime", "gathered", "the guest's driver gathers no interrupts, and no limit is set"),
     ("main", "timerfd_settime", None, "nobody changes a limit while the machine runs"),
 ]

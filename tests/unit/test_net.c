@@ -449,10 +449,7 @@ static void a_stop_gives_back(uint64_t ring)
 	virtio_net_type.queue_stop(f.rig->dev, f.rx->q);
 	cr_assert_eq(queue_in_flight(f.rx->q), 0);
 	cr_assert_eq(used_of(f.rx, &used), 0, "the driver notices nothing");
-	harness_reopen(f.rx);
-	queue_set_loop(f.rx->q, f.rig->loop);
-	cr_assert_eq(virtio_net_type.queue_start(f.rig->dev, f.rx->q), 0);
-	cr_assert_geq(rig_kick(f.rig, RX), 0);
+	go_on(&f, RX);
 	arrive(100);
 	fake.events.readable(fake.events.ctx);
 	cr_assert(used_of(f.rx, &used) == 1 && used == 112);

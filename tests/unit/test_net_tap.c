@@ -2,52 +2,15 @@
  * virtio-net on a real tap, in a network namespace of our own. Tests named nt_NN answer the rows of
  * the catalogue of hostile inputs for networks.
  */
-#include <arpa/inet.h>
 #include <fcntl.h>
-#include <linux/if_packet.h>
 #include <linux/if_tun.h>
-#include <net/ethernet.h>
-#include <net/if.h>
-#include <sched.h>
 #include <stdio.h>
-#include <sys/ioctl.h>
-#include <sys/socket.h>
-#include <unistd.h>
+#include <time.h>
 
 #include "tests/unit/net_rig.h"
+#include "tests/unit/tap_rig.h"
 
-/* A network namespace of our own; false when this host does not allow it. */
-static bool own_network(void)
-{
-	if (unshare(CLONE_NEWNET) && unshare(CLONE_NEWUSER | CLONE_NEWNET))
-		return false;
-	return !access("/dev/net/tun", R_OK | W_OK);
-}
-
-/* A socket that sees and sends what passes through the interface on the host's side. */
-static int wire_of(const char *name)
-{
-	struct sockaddr_ll at = { .sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_ALL) };
-	int s = socket(AF_PACKET, SOCK_RAW | SOCK_NONBLOCK, htons(ETH_P_ALL));
-
-	at.sll_ifindex = (int)if_nametoindex(name);
-	cr_assert(s >= 0 && at.sll_ifindex);
-	cr_assert_eq(bind(s, (struct sockaddr *)&at, sizeof(at)), 0);
-	return s;
-}
-
-static void set_up(const char *name, bool up)
-{
-	struct ifreq ifr = { .ifr_flags = up ? IFF_UP : 0 };
-	int s = socket(AF_INET, SOCK_DGRAM, 0);
-
-	strncpy(ifr.ifr_name, name, IFNAMSIZ - 1);
-	cr_assert_eq(ioctl(s, SIOCSIFFLAGS, &ifr), 0);
-	close(s);
-}
-
-/* Frames of our own kind only: the kernel sends neighbour discovery as it likes. */
-enum { OUR_TYPE = 0x88b5, PATIENCE_TURNS = 60000 };
+enum { PATIENCE_TURNS = 60000 };
 
 static bool saw_frame(int wire, uint8_t v)
 {
@@ -112,7 +75,7 @@ Test(net_tap, frames_pass_in_both_directions_with_their_headers)
 	virtio_config_read(&f.rig->dev->config, 0, &c, sizeof(c));
 	cr_assert_eq(c.mtu, 1400);
 	cr_assert(f.rig->dev->offered & B(NET_F_HOST_TSO4));
-	wire = wire_of("mvtest0");
+	wire = wire_of("mvtest0", ETH_P_ALL);
 	send_to_tap(&f, &plain, 0x42);
 	cr_assert(saw_frame(wire, 0x42));
 
@@ -182,7 +145,7 @@ Test(net_tap, nt_10_a_tap_that_is_down_drops_and_recovers)
 	if (!own_network())
 		cr_skip_test("no network namespace or no /dev/net/tun");
 	setup_tap(&f, "tap=mvtest0");
-	wire = wire_of("mvtest0");
+	wire = wire_of("mvtest0", ETH_P_ALL);
 	cr_assert_eq(status_of(&f), NET_S_LINK_UP);
 	for (unsigned round = 0; round < 3; round++) {
 		unsigned changes = f.rig->config_changes;
@@ -256,6 +219,56 @@ Test(net_tap, a_tap_that_is_removed_is_a_link_that_is_down_and_nothing_spins)
 	rig_free(f.rig);
 }
 
+static double cpu_ms(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+	return (double)t.tv_sec * 1e3 + (double)t.tv_nsec / 1e6;
+}
+
+/* A loop that spins takes all there is; one that waits takes next to nothing, on any machine. */
+static void rests(struct fixture *f)
+{
+	double before = cpu_ms();
+
+	rig_run(f->rig, 300);
+	cr_assert_lt(cpu_ms() - before, 100);
+}
+
+Test(net_tap, a_loop_rests_while_its_tap_is_down_removed_or_has_more_than_there_are_buffers)
+{
+	uint8_t frame[60] = "\xff\xff\xff\xff\xff\xff\x02\x09\x09\x09\x09\x09\x88\xb5";
+	struct fixture f;
+	int wire;
+
+	if (!own_network())
+		cr_skip_test("no network namespace or no /dev/net/tun");
+	setup_tap(&f, "tap=mvtest0");
+	wire = wire_of("mvtest0", OUR_TYPE);
+	offer(&f, BUF, 2000);
+	kick(&f, RX);
+	for (int i = 0; i < 100; i++)
+		cr_assert_eq(send(wire, frame, sizeof(frame), 0), 60);
+	rests(&f);
+	for (unsigned i = 0; i < 32; i++)
+		offer(&f, BUF + i * 4096, 2000);
+	kick(&f, RX);
+	rests(&f);
+	set_up("mvtest0", false);
+	cr_assert(becomes(&f, 0));
+	rests(&f);
+	set_up("mvtest0", true);
+	cr_assert(becomes(&f, NET_S_LINK_UP | NET_S_ANNOUNCE));
+	send_to_tap(&f, &plain, 0x46);
+	cr_assert_eq(system("ip link del mvtest0"), 0);
+	rests(&f);
+	send_to_tap(&f, &plain, 0x47);
+	rests(&f);
+	close(wire);
+	rig_free(f.rig);
+}
+
 Test(net_tap, other_interfaces_wake_nobody)
 {
 	struct fixture f;
@@ -284,7 +297,7 @@ Test(net_tap, nt_02_a_header_the_kernel_refuses_drops_one_frame)
 	if (!own_network())
 		cr_skip_test("no network namespace or no /dev/net/tun");
 	setup_tap(&f, "tap=mvtest0");
-	wire = wire_of("mvtest0");
+	wire = wire_of("mvtest0", ETH_P_ALL);
 	send_to_tap(&f, &h, 1);
 	cr_assert_eq(used_of(f.tx, &used), 1);
 	send_to_tap(&f, &plain, 0x44);
@@ -322,7 +335,7 @@ Test(net_tap, a_tap_that_was_handed_over_works)
 	snprintf(text, sizeof(text), "fd=%d", fd);
 	setup_tap(&f, text);
 	cr_assert_not(f.rig->dev->offered & B(NET_F_CSUM), "it was made without IFF_VNET_HDR");
-	wire = wire_of("mvtest0");
+	wire = wire_of("mvtest0", ETH_P_ALL);
 	send_to_tap(&f, &plain, 0x45);
 	cr_assert(saw_frame(wire, 0x45));
 	close(wire);
@@ -344,7 +357,7 @@ Test(net_tap, several_queues_of_one_tap_are_taken_into_use_and_out_again)
 	if (!own_network())
 		cr_skip_test("no network namespace or no /dev/net/tun");
 	setup_two_pairs(&f, "tap=mvtest0,num_queues=4");
-	wire = wire_of("mvtest0");
+	wire = wire_of("mvtest0", ETH_P_ALL);
 	for (int round = 0; round < 3; round++) {
 		cr_assert(pair_sends(&f, 0, wire, (uint8_t)(0x50 + round)));
 		set_pairs(&f, 2);
@@ -370,7 +383,7 @@ Test(net_tap, frames_of_flows_reach_the_pairs_in_use_only)
 	setup_tap(&f, "tap=mvtest0,num_queues=8");
 	for (unsigned i = 2; i < 9; i++)
 		rig_start(f.rig, i, QUEUE, f.rig->dev->offered);
-	wire = wire_of("mvtest0");
+	wire = wire_of("mvtest0", ETH_P_ALL);
 	for (unsigned i = 0; i < 32; i++)
 		offer(&f, BUF + i * 4096, 2048);
 	kick(&f, RX);
@@ -426,7 +439,7 @@ Test(net_tap, several_queues_can_be_handed_over)
 	refused(text, "all have to be queues of one");
 	snprintf(text, sizeof(text), "fd=[%d,%d],num_queues=4", fd[0], fd[1]);
 	setup_two_pairs(&f, text);
-	wire = wire_of("mvtest0");
+	wire = wire_of("mvtest0", ETH_P_ALL);
 	set_pairs(&f, 2);
 	cr_assert(pair_sends(&f, 1, wire, 0x71));
 	close(wire);
