@@ -155,20 +155,27 @@ static inline bool issue_transfer(struct disk_queue *q, struct disk_request *rq)
 	return true;
 }
 
+static bool makes_stable(const struct disk_request *rq)
+{
+	return rq->op == DISK_FLUSH || rq->sync;
+}
+
 static void take_result(struct disk_queue *q, struct disk_request *rq, ssize_t res)
 {
 	int result;
 
 	if (raw_op_result(q->disk, rq, res, &result) == RAW_AGAIN)
 		issue(q, rq);
+	else if ((result == -EIO || (!result && makes_stable(rq))) && !raw_disk_is_whole(q->disk))
+		finish(q, rq, -EIO);
 	else
 		finish(q, rq, result);
 }
 
 /* A whole transfer in one operation, with nothing to follow. */
-static inline bool all_done(const struct disk_request *rq, int res)
+static inline bool all_done(const struct disk_queue *q, const struct disk_request *rq, int res)
 {
-	return res > 0 && (uint64_t)res == rq->len && rq->op <= DISK_WRITE && !rq->sync;
+	return res > 0 && (uint64_t)res == rq->len && rq->op <= q->disk->quick && !rq->sync;
 }
 
 static void reap(struct disk_queue *q)
@@ -184,7 +191,7 @@ static void reap(struct disk_queue *q)
 			struct disk_request *rq = io_uring_cqe_get_data(cqe);
 			int res = cqe->res;
 
-			if (all_done(rq, res))
+			if (all_done(q, rq, res))
 				finish(q, rq, 0);
 			else
 				take_result(q, rq, res);
@@ -285,6 +292,10 @@ int raw_queue_start(struct disk_queue *q, struct disk_request *rq)
 		return r;
 	if (q->in_flight == q->depth)
 		return -EBUSY;
+	/* Before an image grows over what somebody cut off. */
+	if (q->disk->quick == DISK_READ && rq->op != DISK_READ && rq->offset + rq->len > q->disk->info.stored &&
+		!raw_disk_is_whole(q->disk))
+		return -EIO;
 	raw_op_begin(q->disk, rq);
 	q->in_flight++;
 	if (!issue_transfer(q, rq))
