@@ -10,6 +10,7 @@ const struct guest_test *const guest_tests[] = {
 	blk_tests,
 	net_tests,
 	char_tests,
+	fault_tests,
 	hostile_tests,
 	attack_tests,
 	NULL,
