@@ -42,9 +42,12 @@ class Writer:
 
     def __init__(self, bench, *options, cmdline="", **how):
         self.meet = bench.file("meet", 1 << 20)
+        self.map()
+        self.p = bench.guest_start(f"test=fault blocks={BLOCKS} {cmdline}", *options, "--disk", f"path={self.meet}", **how)
+
+    def map(self):
         with open(self.meet, "r+b") as f:
             self.page = mmap.mmap(f.fileno(), 4096)
-        self.p = bench.guest_start(f"test=fault blocks={BLOCKS} {cmdline}", *options, "--disk", f"path={self.meet}", **how)
 
     def at(self):
         return struct.unpack_from("<I", self.page, SECTOR)[0]

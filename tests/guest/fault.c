@@ -1,28 +1,27 @@
 /*
- * A writer that knows what it was told, for hosts that go wrong (tests/fault). Its first disk is the one that suffers; its
- * second is sound and is where it meets the host: sector 1 says how far the guest is, sector 0 how far it may go, sector 2
- * what it counted. Between two meetings it writes, flushes and reads back. A block may hold what was last acknowledged, or,
+ * A writer that knows what it was told, for hosts that go wrong (tests/fault). Its first disk is the one that suffers; by
+ * its second it meets the host (meet.h). Between two meetings it writes, flushes and reads back. A block may hold what was last acknowledged, or,
  * sector by sector, what a later write that failed would have put there; anything else is corrupt.
  *
  * blocks= how many it overwrites, and as many again in new places; keep=1: every second one is left as it is after the
- * first round. rounds= how often.
+ * first round. rounds= how often. chatter=1: a line for each write.
  */
-#include "tests/guest/blk.h"
+#include "tests/guest/meet.h"
 #include "tests/guest/tests.h"
 
-enum { BLOCK = 4096, PER_BLOCK = BLOCK / SECTOR, FIRST = 64, BLOCKS_MAX = 512, TRY_US = 500 };
-enum { GO = 0, AT = 1, COUNTS = 2 };
+enum { BLOCK = 4096, PER_BLOCK = BLOCK / SECTOR, FIRST = 64, BLOCKS_MAX = 512 };
 
-/* As tests/fault/guest.py unpacks it. */
+/* As tests/fault/cell.py unpacks it. */
 struct counts {
 	uint32_t round, written, write_errors, flush, read, read_errors, corrupt, lost;
 };
 
 struct writer {
-	struct blk victim, meet;
-	uint8_t *block, *page;
+	struct meeting meeting;
+	struct blk victim;
+	uint8_t *block;
 	unsigned n;
-	bool keep;
+	bool keep, chatter;
 	uint8_t good[BLOCKS_MAX], tried[BLOCKS_MAX];	/* seeds; 0: never */
 	struct counts counts;
 };
@@ -30,28 +29,6 @@ struct writer {
 static uint32_t seed_of(unsigned block, uint8_t round)
 {
 	return round ? block * 256 + round : 0;
-}
-
-static void tell(struct writer *w, uint64_t sector, const void *data, size_t len)
-{
-	fill(w->page, 0, SECTOR);
-	__builtin_memcpy(w->page, data, len);
-	check_equal(blk_request(&w->meet, 0, BLK_OUT, sector, w->page, SECTOR, NULL), BLK_OK, "the host hears the guest");
-}
-
-/* Both are there. The host ends a test that has hung. */
-static void meet_host(struct writer *w, uint32_t at)
-{
-	tell(w, COUNTS, &w->counts, sizeof(w->counts));
-	tell(w, AT, &at, sizeof(at));
-	for (;;) {
-		uint64_t start = cycles();
-
-		if (blk_request(&w->meet, 0, BLK_IN, GO, w->page, SECTOR, NULL) != BLK_OK || *(uint32_t *)w->page >= at)
-			return;
-		while (cycles() - start < TRY_US * UINT64_C(1000))
-			relax();
-	}
 }
 
 static uint64_t place(unsigned block)
@@ -69,6 +46,8 @@ static void write_all(struct writer *w, uint8_t round)
 		pattern(w->block, BLOCK, seed_of(i, round));
 		status = blk_request(&w->victim, 0, BLK_OUT, place(i), w->block, BLOCK, NULL);
 		w->tried[i] = round;
+		if (w->chatter)
+			say("round %u block %u\n", round, i);
 		w->counts.written += status == BLK_OK;
 		w->counts.write_errors += status == BLK_IOERR;
 		w->counts.lost += status == BLK_NONE;
@@ -112,9 +91,8 @@ static void fault(void)
 	static struct writer w;
 	unsigned rounds = (unsigned)arg_u64("rounds", 3);
 
-	if (!blk_open(&w.meet, 1))
+	if (!meet_open(&w.meeting, 1))
 		return;
-	w.page = dma(SECTOR, SECTOR);
 	w.block = dma(BLOCK, BLOCK);
 	dma_keep();
 	if (!blk_open(&w.victim, 0))
@@ -122,12 +100,13 @@ static void fault(void)
 	w.n = (unsigned)arg_u64("blocks", 64);
 	w.n = w.n > BLOCKS_MAX / 2 ? BLOCKS_MAX / 2 : w.n;
 	w.keep = arg_u64("keep", 0);
+	w.chatter = arg_u64("chatter", 0);
 	for (unsigned round = 1; round <= rounds; round++) {
 		w.counts = (struct counts){ .round = round };
 		write_all(&w, (uint8_t)round);
 		w.counts.flush = blk_request(&w.victim, 0, BLK_FLUSH, 0, NULL, 0, NULL);
 		read_all(&w);
-		meet_host(&w, round);
+		meet_host(&w.meeting, round, &w.counts, sizeof(w.counts));
 	}
 	check(!w.counts.corrupt, "no block holds what nobody wrote", "%u do", w.counts.corrupt);
 	check(!w.counts.lost, "every request is answered", "%u are not", w.counts.lost);
