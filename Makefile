@@ -123,7 +123,7 @@ unit-tsan:
 	@RUN=tests/unit/alone/tsan tests/unit/run $(addprefix $(BUILD)/tsan/unit/,$(TSAN_T))
 
 # Reads of what nobody wrote, which the sanitizers do not see, and leaks: memcheck over what needs no second machine.
-VALGRIND_T ?= $(filter-out $(shell sed 's/ .*//' tests/unit/alone/not-in-valgrind),$(T))
+VALGRIND_T ?= $(filter-out $(shell awk '$$2 == "*" { print $$1 }' tests/unit/alone/not-in-valgrind),$(T))
 unit-valgrind:
 	@$(MAKE) --no-print-directory BUILD=$(BUILD)/alone ALONE=1 T="$(VALGRIND_T)" unit-build
 	@RUN=tests/unit/alone/valgrind tests/unit/run $(addprefix $(BUILD)/alone/unit/,$(VALGRIND_T))
@@ -162,7 +162,7 @@ lint:
 check:
 	@tests/check
 
--include $(wildcard tests/rig/rig.mk tests/guest/guest.mk tests/bench/bench.mk tests/fault/fault.mk)
+-include $(wildcard tests/rig/rig.mk tests/guest/guest.mk tests/bench/bench.mk tests/fault/fault.mk tests/soak/soak.mk)
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
 .PHONY: all install clean unit unit-build unit-asan unit-tsan unit-valgrind fuzz fuzz-build fuzz-programs fuzz-replay soak spin lint check
 .PRECIOUS: $(BUILD)/tests/unit/%.o $(BUILD)/tests/fuzz/%.o $(BUILD)/%.o
