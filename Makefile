@@ -140,11 +140,19 @@ fuzz-programs: $(fuzzers)
 $(BUILD)/fuzz/%: $(BUILD)/tests/fuzz/%.o $(driver_objects) $(library)
 	@mkdir -p $(@D)
 	$(call say,LINK)
-	$(Q)$(CC) -fsanitize=fuzzer,address,undefined -pthread -o $@ $^ $(LDLIBS)
+	$(Q)$(CC) -fsanitize=fuzzer,address$(if $(filter afl-%,$(CC)),,$(,)undefined) -pthread -o $@ $^ $(LDLIBS)
 fuzz: fuzz-build
 	@tests/fuzz/run $(BUILD)/clang/fuzz $(SECONDS_EACH) $(FUZZ)
 fuzz-replay: fuzz-build
 	@tests/fuzz/run $(BUILD)/clang/fuzz 0 $(FUZZ)
+
+# The same sources with AFL++ (package afl++), whose driver feeds them in persistent mode: `make fuzz-afl SECONDS=60`. AFL=
+# names targets.
+AFL ?= fuzz_queue_split fuzz_chain fuzz_blk fuzz_pci_config fuzz_qcow2 fuzz_elf
+afl-build:
+	@$(MAKE) --no-print-directory BUILD=$(BUILD)/afl CC=afl-clang-fast SAN=address FUZZ="$(AFL)" fuzz-programs
+fuzz-afl: afl-build
+	@tests/fuzz/afl $(BUILD)/afl/fuzz $(or $(SECONDS),4) $(AFL)
 
 # So many machines one after the other in one process: descriptors, threads and memory must stay as they were.
 CYCLES ?= 2000
@@ -164,6 +172,6 @@ check:
 
 -include $(wildcard tests/rig/rig.mk tests/guest/guest.mk tests/bench/bench.mk tests/fault/fault.mk tests/soak/soak.mk)
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
-.PHONY: all install clean unit unit-build unit-asan unit-tsan unit-valgrind fuzz fuzz-build fuzz-programs fuzz-replay soak spin lint check
+.PHONY: all install clean unit unit-build unit-asan unit-tsan unit-valgrind fuzz fuzz-build fuzz-programs fuzz-replay fuzz-afl afl-build soak spin lint check
 .PRECIOUS: $(BUILD)/tests/unit/%.o $(BUILD)/tests/fuzz/%.o $(BUILD)/%.o
 .SECONDARY:
