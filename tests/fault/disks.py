@@ -15,8 +15,8 @@ SLOW = 3    # seconds; what a guest waits for without an end, and a tenth of wha
 class Medium:
     """Where the victim lies: a file system that fails on demand."""
 
-    def __init__(self, bench, form):
-        self.fs = FaultFs(bench.path("disk"), bench.path("backing"))
+    def __init__(self, bench, form, lock=None):
+        self.fs = FaultFs(bench.path("disk"), bench.path("backing"), lock)
         bench.processes.append(self.fs)
         self.form, self.real = form, os.path.join(self.fs.backing, "victim")
         make_disk(self.real, form)
@@ -110,6 +110,20 @@ def cut(form):
         w.go(3)
         w.end()
         expect(w.p.output.count("cut short") == 1, f"the operator is not told once\n{w.p.output}")
+    return case
+
+
+def unlocked(form):
+    """No lock is to be had, or kept: the machine says that nothing guards its disk, and works."""
+    def case(bench):
+        medium = Medium(bench, form, errno.ENOLCK)
+        w = Writer(bench, *medium.option)
+        for number in (1, 2, 3):
+            w.sound(number)
+            w.go(number)
+        w.end()
+        expect("cannot be locked" in w.p.output, f"the operator is not told\n{w.p.output}")
+        after(medium.real, form, (3,))
     return case
 
 
@@ -231,6 +245,7 @@ def cells():
         yield Cell("SIGTERM during a slow write", form, STOPPED_BY_US, ended_while_slow(form))
         yield Cell("cut short under us", form, DEVICE, cut(form))
         yield Cell("image replaced, lock kept", form, UNAFFECTED, replaced(form))
+        yield Cell("locks lost", form, UNAFFECTED, unlocked(form))
         yield Cell("SIGKILL", form, KILLED, killed(form, signal.SIGKILL))
         yield Cell("SIGSTOP", form, UNAFFECTED, stopped(form))
 

@@ -24,8 +24,9 @@ class FaultFs:
     """Mounted at `path` for as long as it lives. `faults` maps read, write, fsync and fallocate to what happens to them:
     an errno, ("short", bytes), ("slow", seconds), once; nothing: they work. `count` says how many came while it was so."""
 
-    def __init__(self, path, backing):
-        self.path, self.backing = path, backing
+    def __init__(self, path, backing, lock=None):
+        """`lock`: the errno that locks of files get, such as those of a server that has lost its lock manager."""
+        self.path, self.backing, self.lock = path, backing, lock
         self.faults, self.count = {}, {}
         self.nodes, self.files = {}, {}
         self.handles = iter(range(1, 1 << 30))
@@ -71,8 +72,9 @@ class FaultFs:
 
     def answer(self, op, node, body):
         if op == INIT:
-            # big writes and asynchronous direct reads
-            return struct.pack("<IIIIHHIIHHI7I", 7, 31, 0, 1 << 5 | 1, 16, 12, MAX_WRITE, 1, 0, 0, 0, *[0] * 7)
+            # big writes and asynchronous direct reads; locks that we are asked for, else the kernel's own
+            flags = 1 << 5 | 1 | (1 << 1 if self.lock else 0)
+            return struct.pack("<IIIIHHIIHHI7I", 7, 31, 0, flags, 16, 12, MAX_WRITE, 1, 0, 0, 0, *[0] * 7)
         handler = getattr(self, f"op{op}", None)
         if not handler:
             raise OSError(errno.ENOSYS, "")
@@ -157,6 +159,11 @@ class FaultFs:
     def op46(self, _, body):                            # lseek
         handle, offset, whence = struct.unpack_from("<QQI", body)
         return struct.pack("<Q", os.lseek(self.files[handle], offset, whence))
+
+    def op31(self, *_):                                 # getlk, setlk, setlkw
+        raise OSError(self.lock, "")
+
+    op32 = op33 = op31
 
     def op18(self, _, body):                            # release
         os.close(self.files.pop(struct.unpack_from("<Q", body)[0]))
