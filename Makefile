@@ -30,6 +30,8 @@ LDFLAGS += -Wl,-z,pack-relative-relocs
 endif
 ifneq ($(SAN),)
 HARDEN  := -fPIE -fno-omit-frame-pointer -fsanitize=$(SAN) -fno-sanitize-recover=all
+# It says at each fence that it does not see it: ours order the ring with the guest, of whom it knows nothing.
+HARDEN  += $(if $(findstring thread,$(SAN)),-Wno-tsan)
 OPT     := -O1
 endif
 CPPFLAGS += -D_GNU_SOURCE -I. -I$(BUILD)/include -DMICROVM_VERSION='"$(VERSION)"'
@@ -94,8 +96,14 @@ export RUN := $(if $(CROSS),env QEMU_LD_PREFIX=$(hostroot) qemu-$(ARCH))
 driver_objects := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/driver/*.c $(if $(CROSS),tests/unit/foreign/*.c)))
 $(BUILD)/tests/unit/foreign/%.o: CPPFLAGS += -DFOREIGN_RUN='"/usr/bin/qemu-$(ARCH)"'
 unit_programs  := $(addprefix $(BUILD)/unit/,$(T))
+# Where Criterion cannot be, a small runner takes its place (tests/unit/alone).
+ifneq ($(ALONE),)
+CPPFLAGS  += -Itests/unit/alone
+CRITERION :=
+unit_main := $(BUILD)/tests/unit/alone/runner.o
+endif
 
-$(BUILD)/unit/%: $(BUILD)/tests/unit/%.o $(driver_objects) $(library)
+$(BUILD)/unit/%: $(BUILD)/tests/unit/%.o $(unit_main) $(driver_objects) $(library)
 	@mkdir -p $(@D)
 	$(call say,LINK)
 	$(Q)$(CC) $(CFLAGS) $(filter-out %gc-sections,$(LDFLAGS)) $(if $(CROSS),-rdynamic) -o $@ $^ $(LDLIBS) -l:libseccomp.a $(CRITERION)
@@ -107,6 +115,18 @@ unit: unit-build
 # The same tests with the address and undefined-behaviour sanitizers.
 unit-asan unit-asan-build:
 	@$(MAKE) --no-print-directory BUILD=$(BUILD)/asan SAN=address,undefined $(subst -asan,,$@)
+
+# Those that have threads, with ThreadSanitizer.
+TSAN_T ?= $(shell cat tests/unit/alone/threads)
+unit-tsan:
+	@$(MAKE) --no-print-directory BUILD=$(BUILD)/tsan SAN=thread ALONE=1 T="$(TSAN_T)" unit-build
+	@RUN=tests/unit/alone/tsan tests/unit/run $(addprefix $(BUILD)/tsan/unit/,$(TSAN_T))
+
+# Reads of what nobody wrote, which the sanitizers do not see, and leaks: memcheck over what needs no second machine.
+VALGRIND_T ?= $(filter-out $(shell awk '$$2 == "*" { print $$1 }' tests/unit/alone/not-in-valgrind),$(T))
+unit-valgrind:
+	@$(MAKE) --no-print-directory BUILD=$(BUILD)/alone ALONE=1 T="$(VALGRIND_T)" unit-build
+	@RUN=tests/unit/alone/valgrind tests/unit/run $(addprefix $(BUILD)/alone/unit/,$(VALGRIND_T))
 
 # libFuzzer programs, one per tests/fuzz/fuzz_*.c. `make fuzz SECONDS=60` runs each so long; `make fuzz-replay` only
 # feeds them the corpus of the tree.
@@ -120,11 +140,19 @@ fuzz-programs: $(fuzzers)
 $(BUILD)/fuzz/%: $(BUILD)/tests/fuzz/%.o $(driver_objects) $(library)
 	@mkdir -p $(@D)
 	$(call say,LINK)
-	$(Q)$(CC) -fsanitize=fuzzer,address,undefined -pthread -o $@ $^ $(LDLIBS)
+	$(Q)$(CC) -fsanitize=fuzzer,address$(if $(filter afl-%,$(CC)),,$(,)undefined) -pthread -o $@ $^ $(LDLIBS)
 fuzz: fuzz-build
 	@tests/fuzz/run $(BUILD)/clang/fuzz $(SECONDS_EACH) $(FUZZ)
 fuzz-replay: fuzz-build
 	@tests/fuzz/run $(BUILD)/clang/fuzz 0 $(FUZZ)
+
+# The same sources with AFL++ (package afl++), whose driver feeds them in persistent mode: `make fuzz-afl SECONDS=60`. AFL=
+# names targets.
+AFL ?= fuzz_queue_split fuzz_chain fuzz_blk fuzz_pci_config fuzz_qcow2 fuzz_elf
+afl-build:
+	@$(MAKE) --no-print-directory BUILD=$(BUILD)/afl CC=afl-clang-fast SAN=address FUZZ="$(AFL)" fuzz-programs
+fuzz-afl: afl-build
+	@tests/fuzz/afl $(BUILD)/afl/fuzz $(or $(SECONDS),4) $(AFL)
 
 # So many machines one after the other in one process: descriptors, threads and memory must stay as they were.
 CYCLES ?= 2000
@@ -142,8 +170,8 @@ lint:
 check:
 	@tests/check
 
--include $(wildcard tests/rig/rig.mk tests/guest/guest.mk tests/bench/bench.mk)
+-include $(wildcard tests/rig/rig.mk tests/guest/guest.mk tests/bench/bench.mk tests/fault/fault.mk tests/soak/soak.mk)
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
-.PHONY: all install clean unit unit-build unit-asan unit-asan-build fuzz fuzz-build fuzz-programs fuzz-replay soak spin lint check
+.PHONY: all install clean unit unit-build unit-asan unit-asan-build unit-tsan unit-valgrind fuzz fuzz-build fuzz-programs fuzz-replay fuzz-afl afl-build soak spin lint check
 .PRECIOUS: $(BUILD)/tests/unit/%.o $(BUILD)/tests/fuzz/%.o $(BUILD)/%.o
 .SECONDARY:

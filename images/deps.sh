@@ -7,9 +7,10 @@ packages="build-essential pkg-config libseccomp-dev liburing-dev libjansson-dev 
 	liblz4-dev liblzma-dev"
 # `--net user` at run time.
 packages="$packages passt"
-# Tests: unit tests, fuzzers, the compilers that judge our tables (ASL, device tree), system call counts, protocol models.
+# Tests: unit tests, fuzzers, the compilers that judge our tables (ASL, device tree), system call counts, protocol models,
+# memcheck, AFL++.
 packages="$packages libcriterion-dev clang libclang-rt-14-dev acpica-tools device-tree-compiler strace spin python3 git
-	ethtool tcpdump"
+	ethtool tcpdump valgrind afl++"
 # Images: Debian's kernels and a Debian disk, made without root.
 packages="$packages mmdebstrap uidmap busybox-static cpio kmod e2fsprogs xz-utils zstd lz4 iproute2 procps"
 # The nested rig, and QEMU's own judgement of disk images, from backports.

@@ -40,10 +40,10 @@ static int file_open(struct char_host *c, const struct char_config *config, cons
 {
 	struct stat st;
 
-	/* O_NONBLOCK: a FIFO or a terminal may stand at the path. 0600: a console may print
-	 * secrets. */
+	/* O_NONBLOCK: a FIFO or a terminal may stand at the path. O_APPEND: what rotates logs may
+	 * cut the file, and then no hole is wanted. 0600: a console may print secrets. */
 	c->out_fd = open(config->path,
-		O_WRONLY | O_CREAT | O_TRUNC | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0600);
+		O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0600);
 	if (c->out_fd < 0 && errno == ENXIO)
 		return error_set(err, ENXIO,
 			"%s file=%s: a FIFO or socket that nobody reads; start the reader first",

@@ -14,6 +14,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "vmm/log.h"
+
 enum { GRACE_MS = 500 }; /* from SIGTERM to SIGKILL */
 
 const struct syscall_row child_main_syscalls[] = {
@@ -111,6 +113,13 @@ void child_end(int pidfd)
 	pidfd_send_signal(pidfd, SIGTERM, NULL, 0);
 	if (ppoll(&poll_fd, 1, &grace, NULL) <= 0)
 		pidfd_send_signal(pidfd, SIGKILL, NULL, 0);
-	waitid(P_PIDFD, (id_t)pidfd, &info, WEXITED);
+	/*
+	 * A program that became another user is not ours to kill any more. It sees by itself that
+	 * we have gone, unless somebody stopped it; that must not keep us.
+	 */
+	if (poll_fd.revents || ppoll(&poll_fd, 1, &grace, NULL) > 0)
+		waitid(P_PIDFD, (id_t)pidfd, &info, WEXITED);
+	else
+		log_warn("a program that was started for this machine does not end, and is not ours to kill");
 	close(pidfd);
 }

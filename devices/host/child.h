@@ -21,6 +21,7 @@ struct child {
 int child_start(struct child *ret, const char *const *argv, int keep) NEEDS_CHECK;
 /*
  * SIGTERM, a moment of grace, SIGKILL; takes the exit status and closes the pidfd. -1 does nothing.
+ * Never waits for good: what neither ends nor can be killed is left, with a line in the log.
  * Main may be sealed by then, with these rows.
  */
 void child_end(int pidfd);

@@ -99,7 +99,7 @@ struct disk_ops {
 	/*
 	 * Never blocks on the disk. On an error nothing was started and `done` will not be called:
 	 * -EBUSY when `depth` are in flight, -ERANGE outside of the disk, -EROFS, -EINVAL for a len
-	 * of 0 or no multiple of 512.
+	 * of 0 or no multiple of 512, -EIO when its file was cut short.
 	 */
 	int (*start)(struct disk_queue *q, struct disk_request *rq);
 	/*

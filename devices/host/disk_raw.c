@@ -243,9 +243,17 @@ static int open_direct(struct raw_disk *d, const struct disk_raw_config *config,
 	return use_direct(d, fd);
 }
 
+#define LENGTH_ROWS                                                                                \
+	{ SYSCALL(fstat, "the size of a disk that the host resized, or cut") },                    \
+	{ SYSCALL(newfstatat, "the same, by glibc before 2.39", SYSCALL_ARG_EQ(3, AT_EMPTY_PATH)) }
+
+static const struct syscall_row image_syscalls[] = {
+	LENGTH_ROWS,
+	SYSCALL_END,
+};
+
 static const struct syscall_row resize_syscalls[] = {
-	{ SYSCALL(fstat, "the size of a disk that the host resized") },
-	{ SYSCALL(newfstatat, "the same, by glibc before 2.39", SYSCALL_ARG_EQ(3, AT_EMPTY_PATH)) },
+	LENGTH_ROWS,
 	{ SYSCALL(ioctl, "the size of a block device that the host resized",
 		SYSCALL_ARG_EQ(1, BLKGETSIZE64)) },
 	SYSCALL_END,
@@ -275,6 +283,20 @@ void raw_close(struct disk *disk)
 	raw_slow_close(d);
 	free(d->fixed);
 	free(d);
+}
+
+bool raw_disk_is_whole(struct raw_disk *d)
+{
+	uint64_t expected = d->image ? d->info.stored : __atomic_load_n(&d->info.size, __ATOMIC_RELAXED);
+	struct stat st;
+
+	if (d->pass || fstat(d->buffered_fd, &st) || !S_ISREG(st.st_mode) || (uint64_t)st.st_size >= expected)
+		return true;
+	if (!atomic_exchange_explicit(&d->flush_failed, true, memory_order_relaxed))
+		log_error("a disk's file was cut short, to %llu bytes where %llu were: the disk fails from now on",
+			(unsigned long long)st.st_size, (unsigned long long)expected);
+	__atomic_store_n(&d->info.size, 0, __ATOMIC_RELAXED);
+	return false;
 }
 
 /* A size is a size also when it shrank: the guest is told, and its requests beyond it fail. */
@@ -326,12 +348,14 @@ int disk_raw_open(struct disk **ret, const struct disk_raw_config *config, struc
 		return error_set(err, ENOMEM, "out of memory");
 	d->disk.ops = &raw_ops;
 	d->disk.main_syscalls = raw_main_syscalls;
-	d->disk.syscalls[2] = config->image ? NULL : resize_syscalls;
+	d->disk.syscalls[2] = config->image ? image_syscalls : resize_syscalls;
 	d->plain = config->plain;
 	d->ring_level = config->ring_level;
 	d->image = config->image;
 	d->disk.slow_syscalls = raw_slow_syscalls;
 	d->fd = d->buffered_fd = d->life_fd = d->eol_fd = -1;
+	/* Each write may make an image longer. */
+	d->quick = config->image ? DISK_READ : DISK_WRITE;
 	r = open_file(config, err);
 	if (r < 0)
 		goto fail;

@@ -46,12 +46,22 @@ struct raw_disk {
 	unsigned nfixed;                /* const */
 	unsigned ring_level;            /* const; see disk_raw_config */
 	_Atomic bool flush_failed;      /* any queue; never cleared */
+	enum disk_op quick;             /* const; the last kind of request with nothing to note at its end */
 	/* any queue; the file cannot zero a range, do not ask again */
 	_Atomic bool no_zero_range;
 };
 
 enum { RAW_ZERO_BYTES = 64 * KIB }; /* written at a time where a range must be zeroed by hand */
 enum { FILE_MAIN, FILE_BUFFERED };
+
+/*
+ * The file is as long as it was, or longer. If not, somebody cut it: what was there is lost, and
+ * what is read in its place, once writes have made it longer again, would be zeroes. So from then
+ * on the disk has no bytes, until resize() finds the new length meant, and no flush succeeds. Owner
+ * of any queue; after a flush, so that nothing lost counts as stable, and before a write that makes
+ * an image longer. A raw file that grows to its full length between two flushes is not noticed.
+ */
+bool raw_disk_is_whole(struct raw_disk *d) NEEDS_CHECK;
 
 /* One kernel operation. */
 struct raw_op {

@@ -110,7 +110,7 @@ static enum raw_verdict op_succeeded(struct disk_request *rq)
 	return RAW_AGAIN;
 }
 
-static enum raw_verdict transfer_result(const struct raw_disk *d, struct disk_request *rq,
+static enum raw_verdict transfer_result(struct raw_disk *d, struct disk_request *rq,
 	ssize_t res, int *result)
 {
 	if (res == -EINVAL && rq->phase == RAW_PHASE_TRANSFER && d->direct && !rq->buffered) {
@@ -134,6 +134,8 @@ static enum raw_verdict transfer_result(const struct raw_disk *d, struct disk_re
 	if (rq->phase == RAW_PHASE_TRANSFER)
 		iov_advance(rq, (size_t)res);
 	rq->done_so_far += MIN((uint64_t)res, rq->len - rq->done_so_far);
+	if (d->image && rq->op != DISK_READ)
+		d->info.stored = MAX(d->info.stored, rq->offset + rq->done_so_far);
 	return rq->done_so_far < rq->len ? RAW_AGAIN : op_succeeded(rq);
 }
 

@@ -176,20 +176,27 @@ static inline bool issue_transfer(struct disk_queue *q, struct disk_request *rq)
 	return true;
 }
 
+static bool makes_stable(const struct disk_request *rq)
+{
+	return rq->op == DISK_FLUSH || rq->sync;
+}
+
 static void take_result(struct disk_queue *q, struct disk_request *rq, ssize_t res)
 {
 	int result;
 
 	if (raw_op_result(q->disk, rq, res, &result) == RAW_AGAIN)
 		issue(q, rq);
+	else if ((result == -EIO || (!result && makes_stable(rq))) && !raw_disk_is_whole(q->disk))
+		finish(q, rq, -EIO);
 	else
 		finish(q, rq, result);
 }
 
 /* A whole transfer in one operation, with nothing to follow; its length is no error's number. */
-static inline bool all_done(const struct disk_request *rq, int res)
+static inline bool all_done(const struct disk_queue *q, const struct disk_request *rq, int res)
 {
-	return (uint64_t)(int64_t)res == rq->len && rq->op <= DISK_WRITE && !rq->sync;
+	return (uint64_t)(int64_t)res == rq->len && rq->op <= q->disk->quick && !rq->sync;
 }
 
 /* In place: what done() starts meanwhile goes to the other ring, and nobody else reaps. */
@@ -206,7 +213,7 @@ static void reap(struct disk_queue *q)
 			const struct io_uring_cqe *cqe = &cqes[head & mask];
 			struct disk_request *rq = (struct disk_request *)(uintptr_t)cqe->user_data;
 
-			if (all_done(rq, cqe->res))
+			if (all_done(q, rq, cqe->res))
 				finish(q, rq, 0);
 			else
 				take_result(q, rq, cqe->res);
@@ -336,6 +343,10 @@ int raw_queue_start(struct disk_queue *q, struct disk_request *rq)
 		return r;
 	if (q->in_flight == q->depth)
 		return -EBUSY;
+	/* Before an image grows over what somebody cut off. */
+	if (q->disk->quick == DISK_READ && rq->op != DISK_READ &&
+		rq->offset + rq->len > q->disk->info.stored && !raw_disk_is_whole(q->disk))
+		return -EIO;
 	return issue_transfer(q, rq) ? 0 : start_unusual(q, rq);
 }
 

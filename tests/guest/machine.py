@@ -4,12 +4,15 @@ import os
 import platform
 import re
 import selectors
+import shutil
 import signal
 import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import time
+import traceback
 import uuid
 
 HANG = 120      # seconds after which a case has hung
@@ -264,6 +267,50 @@ class Bench:
 
     def close(self):
         self.end_all()
+
+
+def own_mounts():
+    """This program again, where our mounts are nobody else's, and nobody else's are ours."""
+    if os.environ.pop("OWN_MOUNTS", "") != "ours":
+        os.environ["OWN_MOUNTS"] = "ours"
+        user = [] if os.geteuid() == 0 else ["--map-root-user"]
+        os.execvp("unshare", ["unshare", "--mount", "--fork", "--kill-child", "--propagation", "private", *user,
+                              sys.executable, *sys.argv])
+
+
+class Report:
+    """Prints a line for each case and counts them."""
+
+    def __init__(self):
+        self.count = {"pass": 0, "fail": 0, "skip": 0}
+
+    def __call__(self, name, seconds, result, reason=""):
+        line = {"pass": "ok", "fail": "FAILED", "skip": "skipped"}[result]
+        first, _, rest = reason.partition("\n")
+        print(f"  {name:<52} {seconds:6.2f} s  {line}{': ' + first if first else ''}", flush=True)
+        for text in rest.splitlines():
+            print("      " + text)
+        self.count[result] += 1
+
+
+def run_case(name, function, bench):
+    begin = time.monotonic()
+    bench.directory = tempfile.mkdtemp(prefix="guest-", dir=bench.root)
+    result, reason = "pass", ""
+    try:
+        function(bench)
+    except Skip as skip:
+        result, reason = "skip", str(skip)
+    except Failure as failure:
+        result, reason = "fail", str(failure)
+    except Exception:
+        result, reason = "fail", traceback.format_exc()
+    bench.end_all()
+    left = leftovers(bench.mark)
+    if left and result != "fail":
+        result, reason = "fail", "processes are left behind: " + ", ".join(left)
+    shutil.rmtree(bench.directory, ignore_errors=True)
+    bench.report(name, time.monotonic() - begin, result, reason)
 
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]

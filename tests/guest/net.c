@@ -3,8 +3,8 @@
  * commands by the control queue.
  * Addresses come from the command line as numbers: ip= ours, peer= the host's.
  */
+#include "tests/guest/meet.h"
 #include "tests/guest/tests.h"
-#include "tests/guest/vio.h"
 
 #define NET_F_MTU (UINT64_C(1) << 3)
 #define NET_F_MAC (UINT64_C(1) << 5)
@@ -306,7 +306,40 @@ static void control(void)
 	check(done == 100, "datagrams come back unchanged", "number %u does not", done);
 }
 
+/* As tests/fault/cell.py unpacks it. */
+struct stage {
+	uint32_t number, sent, up, answered;
+};
+
+/*
+ * Three stages around what a host does to a link: frames are sent in each, also into nothing, and the device has to give
+ * each back. answers= in which of them, a bit each, a peer is expected to answer. Disk 0 is where host and guest meet.
+ */
+static void net_fault(void)
+{
+	static struct meeting m;
+	static struct net n;
+	enum { STAGES = 3, FRAMES = 100, PAYLOAD = 1000 };
+
+	if (!meet_open(&m, 0) || !net_open(&n))
+		return;
+	for (uint32_t stage = 1; stage <= STAGES; stage++) {
+		struct stage s = { .number = stage };
+
+		frame_to(&n, n.mac, TYPE_IP);
+		while (s.sent < FRAMES && send(&n, PAYLOAD))
+			s.sent++;
+		if (arg_u64("answers", 0) >> stage & 1)
+			for (s.answered = resolve(&n); s.answered && s.answered < 20 && echo(&n, 100, s.answered);)
+				s.answered++;
+		s.up = n.v.features & NET_F_STATUS ? vio_config(&n.v, CONFIG_STATUS, 2) & 1 : 1;
+		meet_host(&m, stage, &s, sizeof(s));
+	}
+	check(!(vio_status(&n.v) & VIO_NEEDS_RESET), "the device does not ask for a reset", "it does");
+}
+
 const struct guest_test net_tests[] = {
+	{ "net-fault", net_fault },
 	{ "netctrl", control },
 	{ "net", net },
 	{ "dhcp", dhcp },

@@ -11,6 +11,7 @@ const struct guest_test *const guest_tests[] = {
 	blk_away_tests,
 	net_tests,
 	char_tests,
+	fault_tests,
 	hostile_tests,
 	attack_tests,
 	NULL,

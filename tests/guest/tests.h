@@ -12,6 +12,6 @@ extern const struct guest_test *const guest_tests[]; /* NULL ends */
 extern const struct guest_test *const cpu_tests[];
 
 extern const struct guest_test life_tests[], pci_tests[], regs_tests[], blk_tests[], blk_away_tests[],
-	net_tests[], char_tests[], hostile_tests[], attack_tests[];
+	net_tests[], char_tests[], fault_tests[], hostile_tests[], attack_tests[];
 
 #endif

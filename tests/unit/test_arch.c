@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <linux/kvm.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "vmm/arch.h"
 #include "vmm/kvm.h"
@@ -131,6 +132,13 @@ static void machine_make(struct machine *m)
 	cr_assert_eq(arch_vcpu_init(&m->kvm, m->vcpu, 0, m->model, &err), 0, "%s", err.text);
 }
 
+static void machine_free(struct machine *m)
+{
+	close(m->vcpu);
+	arch_cpu_model_free(m->model);
+	kvm_close(&m->kvm);
+}
+
 Test(arch, saved_registers_load_again)
 {
 	struct state_writer w = { 0 };
@@ -144,6 +152,7 @@ Test(arch, saved_registers_load_again)
 	cr_assert_eq(arch_vcpu_load(m.vcpu, m.model, &r, &err), 0, "%s", err.text);
 	cr_assert_eq(state_reader_finish(&r, &err), 0, "%s", err.text);
 	state_writer_free(&w);
+	machine_free(&m);
 }
 
 Test(arch, a_cut_or_changed_register_stream_is_refused)
@@ -167,6 +176,7 @@ Test(arch, a_cut_or_changed_register_stream_is_refused)
 		w.data[at] ^= 0x40;
 	}
 	state_writer_free(&w);
+	machine_free(&m);
 }
 
 Test(arch, the_interrupt_chip_can_be_reset_at_any_time)
@@ -177,5 +187,5 @@ Test(arch, the_interrupt_chip_can_be_reset_at_any_time)
 	machine_make(&m);
 	for (int i = 0; i < 3; i++)
 		cr_assert_eq(arch_vm_reset(&m.kvm, &err), 0, "%s", err.text);
-	kvm_close(&m.kvm);
+	machine_free(&m);
 }

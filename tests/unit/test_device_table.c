@@ -234,8 +234,8 @@ static void offer(struct bus *mmio, uint8_t *ram, const struct ring *r, bool dis
 		descriptor(ram, r, 0, r->data, 256, out ? 0 : 2);
 	}
 	put_le16(ram + r->avail + 4 + 2 * (idx % QUEUE), 0);
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
-	put_le16(ram + r->avail + 2, (uint16_t)(idx + 1));
+	/* The entry before the idx that a worker may be reading, and that before the kick. */
+	__atomic_store_n((uint16_t *)(ram + r->avail + 2), (uint16_t)(idx + 1), __ATOMIC_SEQ_CST);
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	put(mmio, r->notify, r->notify_value, r->notify_len);
 }

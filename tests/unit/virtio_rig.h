@@ -90,7 +90,7 @@ static int echo_handle(struct virtio_device *dev, struct queue *q)
 	struct echo *e = (struct echo *)dev;
 	struct chain *c;
 
-	e->handled++;
+	__atomic_fetch_add(&e->handled, 1, __ATOMIC_RELAXED); /* queues have workers of their own */
 	if (e->lazy)
 		return 0;
 	for (unsigned i = 0; i < queue_size(q); i++) {
@@ -102,7 +102,7 @@ static int echo_handle(struct virtio_device *dev, struct queue *q)
 		while (chain_in_left(c) && chain_out_left(c))
 			if (chain_read(c, &byte, 1) < 0 || chain_write(c, &byte, 1) < 0)
 				break;
-		e->echoed++;
+		__atomic_fetch_add(&e->echoed, 1, __ATOMIC_RELAXED);
 		queue_push(q, c);
 	}
 	return 1;
@@ -357,8 +357,8 @@ RIG void rig_put(struct rig *rig, unsigned i, uint16_t n, uint32_t word)
 	put_le32(desc + 16 * (head + 1) + 8, 4);
 	put_le16(desc + 16 * (head + 1) + 12, 2); /* WRITE */
 	put_le16(avail + 4 + 2 * (n % 8u), head);
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
-	put_le16(avail + 2, (uint16_t)(n + 1));
+	/* The entry before the idx that a worker may be polling, and that before what the caller does next. */
+	__atomic_store_n((uint16_t *)(avail + 2), (uint16_t)(n + 1), __ATOMIC_SEQ_CST);
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
 
