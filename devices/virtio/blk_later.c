@@ -56,7 +56,9 @@ static void on_timer(void *ctx)
 		return;
 	blk_slow_take(bq);
 	blk_retry_if_asked(bq);
-	r = blk_handle(dev, bq->queue); /* submits what was begun */
+	bq->blk->disk->ops->submit(bq->disk_queue);
+	r = blk_handle(dev, bq->queue);
+	blk_push_finished(bq);
 	queue_flush(bq->queue);
 	if (r < 0)
 		dev->broken(dev);
