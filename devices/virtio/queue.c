@@ -83,6 +83,9 @@ static struct queue *alloc_queue(unsigned size, size_t priv_size, const struct q
 	size_t table = place(&end, size * sizeof(struct vring_desc));
 	size_t priv = place(&end, priv_size);
 	size_t pool = place(&end, size * chain_bytes);
+	/* Behind the pool, where they are touched only when there is a record. */
+	size_t replay = place(&end, size * sizeof(uint16_t));
+	size_t free_slot = place(&end, size * sizeof(uint16_t));
 	uint8_t *base = !room ? map(end) : end <= room->bytes ? room->base : NULL;
 	struct queue *q = (struct queue *)base;
 
@@ -96,6 +99,8 @@ static struct queue *alloc_queue(unsigned size, size_t priv_size, const struct q
 	q->table = base + table;
 	q->priv = base + priv;
 	q->pool = base + pool;
+	q->replay = (uint16_t *)(base + replay);
+	q->free_slot = (uint16_t *)(base + free_slot);
 	return q;
 }
 
@@ -112,8 +117,8 @@ int queue_room_create(struct queue_room *ret, unsigned n, unsigned size)
 {
 	/* As alloc_queue() lays it out, each part rounded up. */
 	size_t chain_bytes = align_up(sizeof(struct chain) + (size + IOV_EXTRA) * sizeof(struct iovec), LINE);
-	size_t each = sizeof(struct queue) + size * (sizeof(bool) +
-		sizeof(struct chain *) + sizeof(struct vring_desc) + chain_bytes) + 8 * LINE;
+	size_t each = sizeof(struct queue) + size * (sizeof(bool) + 2 * sizeof(uint16_t) +
+		sizeof(struct chain *) + sizeof(struct vring_desc) + chain_bytes) + 10 * LINE;
 	uint8_t *base;
 
 	each = align_up(each, PAGE_4K);
@@ -173,7 +178,7 @@ int queue_open_in(struct queue **ret, const struct queue_room *room, struct gues
 	q->packed = setup->features & VIRTIO_BIT(VIRTIO_F_RING_PACKED);
 	q->event_idx = setup->features & VIRTIO_BIT(VIRTIO_F_EVENT_IDX);
 	q->indirect = setup->features & VIRTIO_BIT(VIRTIO_F_INDIRECT_DESC);
-	q->in_order = setup->features & VIRTIO_BIT(VIRTIO_F_IN_ORDER);
+	q->in_order = q->noted = setup->features & VIRTIO_BIT(VIRTIO_F_IN_ORDER);
 	q->next_avail = setup->next_avail;
 	q->next_used = setup->next_used;
 	q->avail_seen = setup->next_avail;
@@ -258,7 +263,7 @@ int queue_break(struct queue *q, const char *why)
 {
 	if (!q->broken)
 		log_guest(LOG_WARN, "queue %u is broken until a reset: %s", q->setup.index, why);
-	q->broken = true;
+	q->broken = q->unusual = true;
 	return -EPROTO;
 }
 
@@ -279,9 +284,12 @@ static unsigned order_slot(const struct queue *q, unsigned i)
 	return slot >= q->size ? slot - q->size : slot;
 }
 
-void queue_append_order(struct queue *q, struct chain *c)
+void queue_account_noted(struct queue *q, struct chain *c)
 {
-	q->order[order_slot(q, q->order_len++)] = c;
+	if (q->in_order)
+		q->order[order_slot(q, q->order_len++)] = c;
+	if (q->record)
+		queue_note_popped(q, c);
 }
 
 /*
@@ -375,12 +383,14 @@ static __attribute__((noinline)) int pop_seldom(struct queue *q, struct chain **
 {
 	if (!queue_rings_ready(q) || q->broken)
 		return -EPROTO;
+	if (q->unusual)
+		return queue_replay(q, ret);
 	return q->packed ? packed_pop(q, ret) : split_pop(q, ret);
 }
 
 int queue_pop(struct queue *q, struct chain **ret)
 {
-	if (seldom(mem_generation(q->mem) != q->generation || q->broken))
+	if (seldom(mem_generation(q->mem) != q->generation || q->unusual))
 		return pop_seldom(q, ret);
 	return q->packed ? packed_pop(q, ret) : split_pop(q, ret);
 }
@@ -400,7 +410,9 @@ void queue_unpop(struct queue *q, struct chain *c)
 	if (q->in_order)
 		q->order_len--;
 	queue_count(q->stats.popped, -1);
-	if (q->packed)
+	if (q->record && queue_note_unpopped(q, c))
+		; /* its place in the ring is behind us */
+	else if (q->packed)
 		packed_unpop(q, c);
 	else
 		split_unpop(q);
@@ -416,21 +428,32 @@ static inline void put(struct queue *q, struct chain *c)
 		split_put(q, c);
 }
 
-/* With IN_ORDER, or when the rings must be mapped again and perhaps cannot. */
+/* The used entry first, so that what the record says is done can be published. */
+static inline void put_noted(struct queue *q, struct chain *c, bool ready)
+{
+	const uint16_t head = c->head, ndesc = c->ndesc;
+
+	if (!ready) {
+		queue_release(q, c);
+		return;
+	}
+	put(q, c);
+	if (q->record)
+		queue_note_put(q, head, ndesc);
+}
+
+/* With IN_ORDER or a record, or when the rings must be mapped again and perhaps cannot. */
 static __attribute__((noinline)) void push_seldom(struct queue *q, struct chain *c)
 {
 	bool ready = queue_rings_ready(q);
 
+	if (!q->in_order) {
+		put_noted(q, c, ready);
+		return;
+	}
 	c->done = true;
-	if (!q->in_order && ready)
-		put(q, c);
-	else if (!q->in_order)
-		queue_release(q, c);
 	while (q->order_len && q->order[q->order_head]->done) {
-		if (ready)
-			put(q, q->order[q->order_head]);
-		else
-			queue_release(q, q->order[q->order_head]);
+		put_noted(q, q->order[q->order_head], ready);
 		q->order_head = (uint16_t)order_slot(q, 1);
 		q->order_len--;
 	}
@@ -438,7 +461,7 @@ static __attribute__((noinline)) void push_seldom(struct queue *q, struct chain 
 
 void queue_push(struct queue *q, struct chain *c)
 {
-	if (seldom(q->in_order || mem_generation(q->mem) != q->generation))
+	if (seldom(q->noted || mem_generation(q->mem) != q->generation))
 		push_seldom(q, c);
 	else
 		put(q, c);
@@ -446,10 +469,14 @@ void queue_push(struct queue *q, struct chain *c)
 
 static void publish(struct queue *q)
 {
+	if (q->record)
+		queue_note_publishing(q);
 	if (q->packed)
 		packed_publish(q);
 	else
 		split_publish(q);
+	if (q->record)
+		queue_note_published(q);
 }
 
 int queue_call(struct queue *q)
@@ -503,8 +530,10 @@ void queue_dirty_ring(struct queue *q, const void *ring, size_t each, unsigned f
 
 bool queue_has_avail(struct queue *q)
 {
-	if (!queue_rings_ready(q) || q->broken)
+	if (!queue_rings_ready(q))
 		return false;
+	if (q->unusual)
+		return !q->broken;
 	return q->packed ? packed_has_avail(q) : split_has_avail(q);
 }
 

@@ -192,6 +192,15 @@ int split_pop(struct queue *q, struct chain **ret)
 	return pop_unusual(q, c, ret);
 }
 
+/* The table is the driver's, and it leaves a chain alone until that is returned. */
+int split_replay(struct queue *q, uint16_t head, struct chain **ret)
+{
+	struct chain *c = queue_take(q);
+
+	c->head = head;
+	return pop_unusual(q, c, ret);
+}
+
 void split_unpop(struct queue *q)
 {
 	q->next_avail--;
