@@ -42,6 +42,13 @@ int worker_make_filter(struct worker *worker, struct sandbox_builder *builder, s
 int worker_run(struct worker *worker, enum sandbox_mode mode, struct error *err) NEEDS_CHECK;
 
 /*
+ * The calling thread becomes the worker's: name, filter, loop. Calls to it are still made at once,
+ * so they must come from its own loop. For the first worker of a process (vmm/process.h), whose
+ * filter was made before the fork. Returns with the loop, or -errno.
+ */
+int worker_run_here(struct worker *worker, struct error *err) NEEDS_CHECK;
+
+/*
  * Run fn(ctx) on the worker and wait for it. Before worker_run() it runs at once on the caller, so
  * that set-up, unit tests and fuzzers need no thread. Not from a worker.
  */
