@@ -162,6 +162,8 @@ static int run(const struct options *o)
 	 */
 	confine.ahead = &vm->ahead;
 	confine.main = &vm->main_role;
+	confine.fork = vm_fork;
+	confine.ctx = vm;
 	confine.how = ((const struct options_choice *)options_get(o, "sandbox", 0))->value;
 	if (sandbox_confine(&confine, &err) < 0 || vm_start(vm, &err) < 0)
 		complain(&err);

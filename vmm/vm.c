@@ -87,7 +87,7 @@ static int choose_shared(const struct vm *vm, const struct options_memory *o, bo
 
 	if (flag && o->shared == OPTIONS_OFF)
 		return error_set(err, EINVAL,
-			"--memory shared=off: another process serves a device of --%s and needs the guest's memory; "
+			"--memory shared=off: another process serves a device (--%s) and needs the guest's memory; "
 			"leave shared out", flag);
 	*ret = flag || o->shared == OPTIONS_ON;
 	return 0;
@@ -305,6 +305,8 @@ static int workers_aside(void *ctx, struct error *err)
 
 	for (unsigned i = 0; i < vm->nworkers && r == 0; i++)
 		r = worker_make_filter(vm->workers[i], &vm->builder, err);
+	for (unsigned i = 0; i < vm->nprocesses && r == 0; i++)
+		r = process_make_filters(vm->processes[i], &vm->builder, err);
 	sandbox_builder_end(&vm->builder);
 	return r;
 }
@@ -434,4 +436,9 @@ void vm_show_sandbox(const struct vm *vm)
 	sandbox_show(&vm->vcpu_role);
 	for (unsigned i = 0; i < vm->nworkers; i++)
 		sandbox_show(worker_role(vm->workers[i]));
+	for (unsigned i = 0; i < vm->nprocesses; i++) {
+		sandbox_show(process_keeper_role(vm->processes[i]));
+		for (unsigned k = 0; k < process_workers(vm->processes[i]); k++)
+			sandbox_show(worker_role(process_worker_at(vm->processes[i], k)));
+	}
 }

@@ -18,6 +18,7 @@ struct disk_config {
 	/* takes all writes, `path` is only read; made when it is missing. NULL: none */
 	const char *overlay;
 	bool ephemeral;               /* the same in a file without a name, gone with the disk */
+	bool forks;                   /* as of disk_raw_config */
 };
 
 /*

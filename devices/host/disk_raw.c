@@ -290,6 +290,22 @@ static void raw_info(const struct disk *disk, struct disk_info *ret)
 	*ret = ((const struct raw_disk *)disk)->info;
 }
 
+static void raw_fds(const struct disk *disk, void (*keep)(void *ctx, int fd), void *ctx)
+{
+	const struct raw_disk *d = (const struct raw_disk *)disk;
+
+	keep(ctx, d->fd);
+	keep(ctx, d->buffered_fd);
+}
+
+/* What the kernel has lost stays lost, also for the process that comes after. */
+static void raw_forked(struct disk *disk, void *kept)
+{
+	struct raw_disk *d = container_of(disk, struct raw_disk, disk);
+
+	d->kept_flush_failed = kept;
+}
+
 static const struct disk_ops raw_ops = {
 	.info = raw_info,
 	.queue_create = raw_queue_create,
@@ -301,6 +317,9 @@ static const struct disk_ops raw_ops = {
 	.poll = raw_queue_poll,
 	.drain = raw_queue_drain,
 	.resize = raw_resize,
+	.fds = raw_fds,
+	.forked = raw_forked,
+	.queue_forked = raw_queue_forked,
 	.close = raw_close,
 };
 
@@ -315,6 +334,7 @@ int disk_raw_open(struct disk **ret, const struct disk_raw_config *config, struc
 	d->disk.main_syscalls = raw_main_syscalls;
 	d->disk.syscalls[2] = config->image ? NULL : resize_syscalls;
 	d->plain = config->plain;
+	d->forks = config->forks;
 	d->image = config->image;
 	d->fd = d->buffered_fd = -1;
 	r = open_file(config, err);

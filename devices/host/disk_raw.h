@@ -15,10 +15,12 @@ struct raw_disk {
 	int fd;                         /* const; O_DIRECT when `direct` */
 	/* const; the same file through the page cache; == fd unless direct */
 	int buffered_fd;
-	bool direct, plain, image;      /* const; image: see disk_raw_config */
+	bool direct, plain, image, forks; /* const; see disk_raw_config */
 	uint32_t mem_align, file_align; /* const; what O_DIRECT asks of addresses and of offsets */
 	uint32_t mem_mask, file_mask;   /* const; those less 1, and 0 unless direct: all goes */
 	_Atomic bool flush_failed;      /* any queue; never cleared */
+	/* const; where that is instead, for the processes after this one; NULL: above */
+	_Atomic bool *kept_flush_failed;
 	/* any queue; the file cannot zero a range, do not ask again */
 	_Atomic bool no_zero_range;
 };
@@ -54,6 +56,7 @@ int raw_queue_attach(struct disk_queue *q, struct loop *loop);
 void raw_queue_detach(struct disk_queue *q);
 int raw_queue_start(struct disk_queue *q, struct disk_request *rq);
 void raw_queue_submit(struct disk_queue *q);
+int raw_queue_forked(struct disk_queue *q, int tomb);
 bool raw_queue_poll(struct disk_queue *q);
 void raw_queue_drain(struct disk_queue *q);
 

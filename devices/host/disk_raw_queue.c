@@ -36,7 +36,8 @@ enum {
 	REGISTER_ENABLE_RINGS = 12, /* io_uring_register(2) */
 };
 
-enum { NFILES = FILE_BUFFERED + 1 };
+/* The third keeps a tomb open for as long as the ring lives. */
+enum { FILE_TOMB = FILE_BUFFERED + 1, NFILES };
 
 struct disk_queue {
 	struct raw_disk *disk;       /* const */
@@ -377,7 +378,7 @@ static int restrict_ring(struct io_uring *ring)
 }
 
 /* The best ring this kernel has: each flag set is newer than the next. */
-static int make_ring(struct disk_queue *q)
+static int make_ring(struct disk_queue *q, int tomb)
 {
 	static const unsigned flags[] = {
 		/* 6.0 */
@@ -386,7 +387,8 @@ static int make_ring(struct disk_queue *q)
 		IORING_SETUP_SUBMIT_ALL | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG, /* 5.19 */
 		0,
 	};
-	int files[NFILES] = { [FILE_MAIN] = q->disk->fd, [FILE_BUFFERED] = q->disk->buffered_fd };
+	int files[NFILES] = { [FILE_MAIN] = q->disk->fd, [FILE_BUFFERED] = q->disk->buffered_fd,
+		[FILE_TOMB] = tomb };
 	int r = -ENOSYS;
 
 	for (size_t i = 0; i < ARRAY_SIZE(flags); i++) {
@@ -396,7 +398,10 @@ static int make_ring(struct disk_queue *q)
 	}
 	if (r < 0)
 		return r;
-	r = io_uring_register_files(&q->ring, files, NFILES);
+	/* Its memory is shared with the kernel: not for the process of another device. */
+	if (tomb < 0)
+		io_uring_ring_dontfork(&q->ring);
+	r = io_uring_register_files(&q->ring, files, tomb < 0 ? FILE_TOMB : NFILES);
 	if (r == 0)
 		r = restrict_ring(&q->ring);
 	if (r < 0)
@@ -408,6 +413,12 @@ static const struct syscall_row ring_syscalls[] = {
 	{ SYSCALL(io_uring_enter, "send a batch of disk requests, collect completions") },
 	{ SYSCALL(io_uring_register, "enable the ring that main made; binds it to this thread",
 		SYSCALL_ARG_EQ(1, REGISTER_ENABLE_RINGS)) },
+	SYSCALL_END,
+};
+
+static const struct syscall_row forked_syscalls[] = {
+	{ SYSCALL(io_uring_setup, "a ring for each life of a disk's process") },
+	{ SYSCALL(io_uring_register, "the files of that ring, and what it may do with them") },
 	SYSCALL_END,
 };
 
@@ -435,17 +446,27 @@ int raw_queue_create(struct disk_queue **ret, struct disk *disk, unsigned depth,
 	 * No io_uring (switched off by sysctl, a container's filter, no memory to lock): system
 	 * calls do the same.
 	 */
-	q->has_ring = !q->disk->plain && !make_ring(q);
+	q->has_ring = !q->disk->plain && !make_ring(q, -1);
 	disk->syscalls[q->has_ring ? 0 : 1] = q->has_ring ? ring_syscalls : plain_syscalls;
+	/* That was to see whether there are any: a ring belongs to one process. */
+	if (q->has_ring && q->disk->forks) {
+		io_uring_queue_exit(&q->ring);
+		disk->forked_syscalls = forked_syscalls;
+	}
 	*ret = q;
 	return 0;
+}
+
+int raw_queue_forked(struct disk_queue *q, int tomb)
+{
+	return q->has_ring ? make_ring(q, tomb) : 0;
 }
 
 void raw_queue_destroy(struct disk_queue *q)
 {
 	if (!q)
 		return;
-	if (q->has_ring)
+	if (q->has_ring && !q->disk->forks)
 		io_uring_queue_exit(&q->ring);
 	free(q);
 }

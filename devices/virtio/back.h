@@ -1,7 +1,7 @@
 /*
- * Who serves the queues: a table with the shape of vhost. Behind it stand our own workers
- * (back_worker.c), later the kernel's vhost, a vhost-user program and vDPA hardware. The front
- * speaks to nothing else.
+ * Who serves the queues: a table with the shape of vhost. Behind it stand our own workers, as
+ * threads (back_worker.c) or in a process of their own (back_process.c), later the kernel's vhost,
+ * a vhost-user program and vDPA hardware. The front speaks to nothing else.
  *
  * Calls come from the front (vCPU thread or main) under the front's lock and may wait for a worker;
  * a worker never calls the front and waits: it posts (dev->broken, dev->config_changed).
@@ -43,6 +43,12 @@ struct back {
  * running queues, not the device: the creator calls type->destroy after the back is gone.
  */
 int back_worker_create(struct back **ret, struct virtio_device *dev, const struct device_env *env,
+	struct error *err) NEEDS_CHECK;
+/*
+ * The same workers in a process of their own (back_process.h), which env->process gets ready; where
+ * it is NULL the caller forks it.
+ */
+int back_process_create(struct back **ret, struct virtio_device *dev, const struct device_env *env,
 	struct error *err) NEEDS_CHECK;
 
 #endif

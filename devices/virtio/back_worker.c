@@ -19,7 +19,7 @@
  *
  * A broken ring is not served any more: its kick fd is unwatched, and main is told (dev->broken).
  */
-#include "devices/virtio/back.h"
+#include "devices/virtio/back_worker.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -46,6 +46,7 @@ struct served {
 
 struct back_worker {
 	struct back back;          /* first */
+	const struct back_watch *watch; /* const once a queue started; NULL: nobody */
 	unsigned n;                /* const */
 	struct served served[];
 };
@@ -177,6 +178,13 @@ static void close_queue(struct served *s, struct queue_setup *ret)
 	s->queue = NULL;
 }
 
+static int take_up(struct served *s, unsigned index)
+{
+	const struct back_watch *watch = s->bw->watch;
+
+	return watch ? queue_record_take_up(s->queue, watch->record(watch->ctx, index)) : 0;
+}
+
 static void start_on_worker(void *ctx)
 {
 	struct start_call *c = ctx;
@@ -194,7 +202,9 @@ static void start_on_worker(void *ctx)
 	s->again = false;
 	s->window = dev->poll_ns;
 	dev->queues[c->setup->index] = s->queue;
-	c->result = loop_add_eventfd(loop, s->kick_fd, on_kick, s, &s->kick);
+	c->result = take_up(s, c->setup->index);
+	if (c->result == 0)
+		c->result = loop_add_eventfd(loop, s->kick_fd, on_kick, s, &s->kick);
 	if (c->result == 0 && dev->type->queue_start)
 		c->result = dev->type->queue_start(dev, s->queue);
 	if (c->result < 0) {
@@ -226,6 +236,9 @@ static void stop_on_worker(void *ctx)
 
 	if (!c->s->queue)
 		return;
+	/* An earlier owner had popped them: their place in the ring is behind the indices. */
+	for (unsigned n = queue_replays_left(c->s->queue); n && queue_replays_left(c->s->queue); n--)
+		dev->type->handle(dev, c->s->queue);
 	if (dev->type->queue_stop)
 		dev->type->queue_stop(dev, c->s->queue);
 	queue_flush(c->s->queue);
@@ -349,6 +362,11 @@ static const struct back_ops back_worker_ops = {
 	.load = load,
 	.destroy = destroy,
 };
+
+void back_worker_watch(struct back *b, const struct back_watch *watch)
+{
+	((struct back_worker *)b)->watch = watch;
+}
 
 enum { THREAD_NAME = 16 };
 

@@ -154,7 +154,7 @@ static int make_queue(struct blk *blk, struct blk_queue *bq, struct error *err)
 }
 
 /* `path` or `null`, one of them. */
-static int open_disk(struct disk **ret, const struct blk_options *o, struct error *err)
+static int open_disk(struct disk **ret, const struct blk_options *o, bool forks, struct error *err)
 {
 	const struct disk_config config = {
 		.path = o->path,
@@ -164,6 +164,7 @@ static int open_disk(struct disk **ret, const struct blk_options *o, struct erro
 		.backing_files = o->backing_files,
 		.overlay = o->overlay,
 		.ephemeral = o->ephemeral,
+		.forks = forks,
 	};
 	const struct disk_null_config null = {
 		.size = o->null_size,
@@ -225,9 +226,13 @@ static int blk_create(struct virtio_device *dev, const struct device_env *env, c
 	r = bind_queues(blk, &o->affinity, err);
 	if (r)
 		return r;
-	r = open_disk(&blk->disk, o, err);
+	r = open_disk(&blk->disk, o, dev->isolated, err);
 	if (r)
 		return r;
+	if (dev->isolated && !blk->disk->ops->queue_forked)
+		return error_set(err, EINVAL,
+			"--disk path=%s: an image with tables of its own cannot be taken over by another process; "
+			"say isolation=thread, or convert it to format=raw", o->path);
 	blk->disk->ops->info(blk->disk, &blk->info);
 	blk->max_iov = MIN(MAX(dev->queue_size, 3u) - 2u, (unsigned)BLK_SEG_MAX) + BLK_IOV_EXTRA;
 	blk->writeback = 1;
@@ -241,7 +246,30 @@ static int blk_create(struct virtio_device *dev, const struct device_env *env, c
 			return error_prefix(err, r, "--disk path=%s", o->path);
 	}
 	memcpy(dev->syscalls, blk->disk->syscalls, sizeof(blk->disk->syscalls));
+	dev->forked_syscalls = blk->disk->forked_syscalls;
 	return device_main_calls(env, blk->disk->main_syscalls, err);
+}
+
+/* --- a process of its own --- */
+
+static void blk_fds(const struct virtio_device *dev, void (*keep)(void *ctx, int fd), void *ctx)
+{
+	const struct blk *blk = (const struct blk *)dev;
+
+	blk->disk->ops->fds(blk->disk, keep, ctx);
+}
+
+_Static_assert((int)DISK_KEPT_MAX <= (int)VIRTIO_KEPT_MAX, "a disk keeps what its device does");
+
+static int blk_forked(struct virtio_device *dev, const struct virtio_life *life, struct error *err)
+{
+	struct blk *blk = container_of(dev, struct blk, dev);
+	int r = 0;
+
+	blk->disk->ops->forked(blk->disk, life->kept);
+	for (unsigned i = 0; i < dev->nqueues && !r; i++)
+		r = blk->disk->ops->queue_forked(blk->queues[i].disk_queue, life->tomb);
+	return r ? error_set(err, -r, "its disk's queues cannot be made: %s; raise ulimit -l", strerror(-r)) : 0;
 }
 
 static void blk_destroy(struct virtio_device *dev)
@@ -355,6 +383,9 @@ const struct virtio_type virtio_blk_type = {
 	.poll = blk_poll,
 	.config_written = blk_config_written,
 	.config_writable = blk_config_writable,
+	.may_fork = true,
+	.fds = blk_fds,
+	.forked = blk_forked,
 	.destroy = blk_destroy,
 };
 
@@ -374,5 +405,6 @@ const struct device_type virtio_blk_row = {
 	.options = &blk_group,
 	.id_prefix = "_disk",
 	.state = &blk_state,
+	.shares_memory = virtio_shares_memory,
 	.create = row_create,
 };
