@@ -304,6 +304,34 @@ int net_init(struct net *net, const struct net_setup *setup, struct error *err)
 	return 0;
 }
 
+/* --- a process of its own --- */
+
+static void net_fds(const struct virtio_device *dev, void (*keep)(void *ctx, int fd), void *ctx)
+{
+	const struct net *net = (const struct net *)dev;
+
+	keep(ctx, net->ctrl.wake_fd);
+	for (unsigned i = 0; i < net->npairs; i++) {
+		const struct net_pair *p = &net->pairs[i];
+
+		keep(ctx, p->wake_fd);
+		keep(ctx, p->rx.timer_fd);
+		keep(ctx, p->tx.timer_fd);
+		p->link->ops->fds(p->link, keep, ctx);
+	}
+}
+
+static int net_forked(struct virtio_device *dev, const struct virtio_life *life, struct error *err)
+{
+	struct net *net = container_of(dev, struct net, dev);
+
+	(void)life;
+	(void)err;
+	for (unsigned i = 0; i < net->npairs; i++)
+		net->pairs[i].link->ops->forked(net->pairs[i].link);
+	return 0;
+}
+
 static void net_destroy(struct virtio_device *dev)
 {
 	struct net *net = container_of(dev, struct net, dev);
@@ -311,7 +339,8 @@ static void net_destroy(struct virtio_device *dev)
 	capture_close(net->capture);
 	if (!net->pairs)
 		return;
-	net_stats_log(net);
+	if (!dev->isolated) /* its process counted */
+		net_stats_log(net);
 	for (unsigned i = 0; i < net->npairs; i++) {
 		struct net_pair *p = &net->pairs[i];
 
@@ -410,6 +439,9 @@ const struct virtio_type virtio_net_type = {
 	.handle = net_handle,
 	.queue_stop = net_queue_stop,
 	.reset = net_reset,
+	.may_fork = true,
+	.fds = net_fds,
+	.forked = net_forked,
 	.destroy = net_destroy,
 };
 
@@ -425,5 +457,6 @@ const struct device_type virtio_net_row = {
 	.id_prefix = "_net",
 	.state = &net_state,
 	.handed_fd = net_handed_fd,
+	.shares_memory = virtio_shares_memory,
 	.create = row_create,
 };

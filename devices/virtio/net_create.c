@@ -108,6 +108,25 @@ static int open_link(struct link **ret, const struct net_options *o, struct erro
 	return o->tap ? open_tap(ret, o, err) : open_fd(ret, o, err);
 }
 
+/* What one process cannot have, or cannot hand to the next. */
+static int check_isolation(const struct net_options *o, struct error *err)
+{
+	static const char *const leave = "say isolation=thread, or leave the other out";
+
+	if (o->user)
+		return error_set(err, EINVAL,
+			"--net user: passt's stream of frames cannot be taken over in the middle of one by another process; "
+			"%s", leave);
+	if (o->capture)
+		return error_set(err, EINVAL, "--net capture=%s: frames are captured by threads of this program, which do not "
+			"see those of a device with a process of its own; %s", o->capture, leave);
+	if (o->rate.group)
+		return error_set(err, EINVAL,
+			"--net rate_group=%s: a group's limits are shared by threads of this program, not with a process; %s",
+			o->rate.group, leave);
+	return 0;
+}
+
 static int choose_mac(struct net *net, const struct net_options *o, struct error *err)
 {
 	if (o->mac.set) {
@@ -169,6 +188,8 @@ int net_create(struct virtio_device *dev, const struct device_env *env, const vo
 			(o->anti_spoof == ANTI_SPOOF_AUTO && o->mac.set) };
 	int r = check_standby(o, err);
 
+	if (!r && dev->isolated)
+		r = check_isolation(o, err);
 	for (unsigned i = 0; i < ARRAY_SIZE(net->rate) && !r; i++)
 		r = device_rate(&net->rate[i], env, &o->rate, "net", err);
 	if (!r)
