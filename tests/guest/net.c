@@ -20,6 +20,8 @@ enum { RX = 0, TX = 1, HEADER = 12, FRAME = 2048, RX_BUFFERS = 32, ETH = 14, IP 
 enum { TYPE_IP = 0x0800, TYPE_ARP = 0x0806, PROTO_UDP = 17, ARP_REQUEST = 1, ARP_REPLY = 2 };
 enum { CONFIG_MAC = 0, CONFIG_STATUS = 6, CONFIG_MTU = 10, PORT_ECHO = 7777, DHCP_CLIENT = 68, DHCP_SERVER = 67 };
 
+#define MOMENT UINT64_C(200000000) /* cycles */
+
 struct net {
 	struct vio v;
 	uint8_t mac[6], peer_mac[6];
@@ -192,6 +194,57 @@ static bool echo(struct net *n, unsigned len, uint32_t seed)
 	return found;
 }
 
+/* The same where a network may lose a frame: sent again after a moment. */
+static bool insist(struct net *n, unsigned len, uint32_t seed)
+{
+	uint8_t *buffer;
+	uint32_t got;
+	void *cookie;
+
+	for (unsigned tries = 0; tries < 100; tries++) {
+		uint8_t *p = frame_to(n, n->peer_mac, TYPE_IP);
+		uint64_t start;
+
+		put_ip(p, n->ip, n->peer, UDP + len);
+		put16(p + IP, 1000);
+		put16(p + IP + 2, PORT_ECHO);
+		put16(p + IP + 4, UDP + len);
+		pattern(p + IP + UDP, len, seed);
+		if (!send(n, IP + UDP + len))
+			return false;
+		for (start = cycles(); cycles() - start < MOMENT;) {
+			bool found;
+
+			if (vd_poll(&n->v.queue[RX].vd, &cookie, &got) != 1)
+				continue;
+			buffer = cookie;
+			p = buffer + HEADER;
+			found = udp_from(p, PORT_ECHO) && get16(p + ETH + IP + 4) == UDP + len &&
+				is_pattern(p + ETH + IP + UDP, len, seed);
+			give_rx(n, buffer);
+			if (found)
+				return true;
+		}
+	}
+	return false;
+}
+
+/* Datagrams there and back for so many rounds; what serves the device may come and go meanwhile. */
+static void steady(void)
+{
+	static struct net n;
+	uint64_t rounds = arg_u64("rounds", 1000), done = 0;
+
+	if (!net_open(&n) || !resolve(&n))
+		return;
+	say("steady\n");
+	while (done < rounds && insist(&n, (unsigned)(done * 7 % 1400), (uint32_t)done))
+		done++;
+	check_equal(done, rounds, "datagrams go on coming back");
+	check(!(vio_status(&n.v) & VIO_NEEDS_RESET), "the device does not ask for a reset", "status 0x%x",
+		vio_status(&n.v));
+}
+
 static void net(void)
 {
 	static struct net n;
@@ -309,6 +362,7 @@ static void control(void)
 const struct guest_test net_tests[] = {
 	{ "netctrl", control },
 	{ "net", net },
+	{ "net-steady", steady },
 	{ "dhcp", dhcp },
 	{ NULL, NULL },
 };
