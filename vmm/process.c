@@ -35,7 +35,7 @@ struct process {
 	unsigned nfds;
 	struct worker *workers[PROCESS_WORKERS_MAX];
 	unsigned nworkers;
-	struct sandbox_role role;  /* the keeper's, with all that its children do */
+	struct sandbox_role role;  /* the keeper's */
 	struct sandbox_filter *filter;
 	int control;               /* main: our end; keeper: its end */
 	int pidfd;                 /* main; of the keeper */
@@ -70,9 +70,7 @@ static const struct syscall_row keeper_syscalls[] = {
 	{ SYSCALL(eventfd2, "the loops of a life") },
 	{ SYSCALL(mmap, "rings of an io_uring, stacks of threads; never executable") },
 	{ SYSCALL(mprotect, "stacks of threads; never executable") },
-	{ SYSCALL(munmap, "a ring that could not be had") },
 	{ SYSCALL(brk, "what a life makes before it seals itself") },
-	{ SYSCALL(madvise, "memory that children shall not have", SYSCALL_ARG_EQ(2, MADV_DONTFORK)) },
 	{ SYSCALL(sched_setaffinity, "a thread on the CPU that affinity= names") },
 	SYSCALL_END,
 };
@@ -86,7 +84,7 @@ int process_create(struct process **ret, const struct process_config *config, st
 	snprintf(p->name, sizeof(p->name), "%s", config->name);
 	p->config = *config;
 	process_bear(p, DEATHS_MAX, WINDOW_S);
-	p->role.name = p->name;
+	p->role = (struct sandbox_role){ .name = p->name, .tables = { keeper_syscalls } };
 	p->control = p->pidfd = -1;
 	p->shared_bytes = config->shared_bytes;
 	p->shared = mmap(NULL, p->shared_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -155,28 +153,27 @@ int process_allow(struct process *p, const struct syscall_row *table)
 	return table ? sandbox_role_add(&p->role, table) : 0;
 }
 
-const struct sandbox_role *process_keeper_role(struct process *p)
+const struct sandbox_role *process_keeper_role(const struct process *p)
 {
-	int r = sandbox_role_add(&p->role, keeper_syscalls);
-
-	for (unsigned i = 0; i < p->nworkers; i++) {
-		const struct sandbox_role *w = worker_role(p->workers[i]);
-
-		for (unsigned t = 0; t < SANDBOX_ROLE_TABLES && w->tables[t] && r == 0; t++)
-			r = sandbox_role_add(&p->role, w->tables[t]);
-	}
-	return r < 0 ? NULL : &p->role;
+	return &p->role;
 }
 
 int process_make_filters(struct process *p, struct sandbox_builder *builder, struct error *err)
 {
+	struct sandbox_role all = p->role;
 	int r = 0;
 
-	if (!process_keeper_role(p))
+	for (unsigned i = 0; i < p->nworkers && r == 0; i++) {
+		const struct sandbox_role *w = worker_role(p->workers[i]);
+
+		for (unsigned t = 0; t < SANDBOX_ROLE_TABLES && w->tables[t] && r == 0; t++)
+			r = sandbox_role_add(&all, w->tables[t]);
+	}
+	if (r < 0)
 		return error_set(err, ENOSPC, "%s: a sandbox role has too many tables", p->name);
 	for (unsigned i = 0; i < p->nworkers && r == 0; i++)
 		r = worker_make_filter(p->workers[i], builder, err);
-	return r ? r : sandbox_filter_build(&p->filter, &p->role, builder, err);
+	return r ? r : sandbox_filter_build(&p->filter, &all, builder, err);
 }
 
 /* --- the keeper --- */

@@ -63,7 +63,8 @@ unsigned process_workers(const struct process *p);
 struct worker *process_worker_at(const struct process *p, unsigned i);
 /* What a life does before it seals itself. The table may be NULL. */
 int process_allow(struct process *p, const struct syscall_row *table);
-const struct sandbox_role *process_keeper_role(struct process *p);
+/* Its own; its filter also has what the workers do, since they inherit it. */
+const struct sandbox_role *process_keeper_role(const struct process *p);
 /* The filters of its workers and of its keeper; on main's behalf also beside main. */
 int process_make_filters(struct process *p, struct sandbox_builder *builder, struct error *err) NEEDS_CHECK;
 

@@ -6,10 +6,10 @@ ROWS = [
     ("main", "brk", None, "the heap has room left in these runs"),
     ("main", "ioctl", "a guest of its own", "only with --cpus nested=on, which needs a host with nested virtualisation"),
     ("main", "ioctl", "end that", "only with --cpus nested=on, which needs a host with nested virtualisation"),
+    ("keeper", "brk", None, "the heap has room left in these runs"),
     ("worker", "fstat", None, "the host resizes no disk in these runs"),
     ("worker", "newfstatat", None, "the host resizes no disk in these runs, and glibc has one of the two"),
     ("worker", "ioctl", "block device", "there is no block device to resize here"),
-    ("worker", "ioctl", "what the driver takes", "the guest's driver takes no frames with work left undone"),
     ("worker", "ioctl", "still there", "the interface stays for as long as its machine"),
     ("worker", "timerfd_settime", "limit", "the guest's driver gathers no interrupts, and no limit is set"),
 ]
