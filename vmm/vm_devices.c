@@ -65,6 +65,7 @@ int vm_fork(void *ctx, const struct sandbox_confine_config *confine, struct erro
 	if (!vm->nprocesses)
 		return 0;
 	hide_from_children(vm);
+	mem_forked(vm->mem);
 	r = process_fork_all(vm->processes, vm->nprocesses, vm->mode, confine, err);
 	for (unsigned i = 0; i < vm->nprocesses && r == 0; i++)
 		r = process_watch(vm->processes[i], vm->loop, err);
