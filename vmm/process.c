@@ -346,7 +346,6 @@ static __attribute__((noreturn)) void keeper(struct process *p, const struct san
 	own.memlock = MEMLOCK_MAX;
 
 	prctl(PR_SET_NAME, p->name);
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	sigfillset(&all);
 	sigprocmask(SIG_SETMASK, &all, NULL);
 	signal(SIGCHLD, SIG_DFL);
@@ -356,6 +355,8 @@ static __attribute__((noreturn)) void keeper(struct process *p, const struct san
 		log_error("%s: its process cannot be confined: %s", p->name, err.text);
 		_exit(1);
 	}
+	/* Now: another user would have it forgotten. Who ended before is noticed by the channel. */
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	/* A domain inside main's: what is in it cannot touch who is outside. */
 	if (confine)
 		landlock_all(false, false);
