@@ -83,21 +83,26 @@ static void note_descs(struct queue *q, const struct chain *c, struct record_ent
 {
 	bool back = q->next_avail < c->ndesc;
 	uint16_t pos = (uint16_t)(q->next_avail - c->ndesc + (back ? q->size : 0));
-	uint16_t *link = &e->first;
+	struct record_desc *table = descs(q);
+	const uint16_t size = q->size;
+	uint16_t *link = &e->first, head = q->slot_head;
 
 	e->ndesc = c->ndesc;
 	e->at = (uint16_t)(pos + (q->avail_wrap == !back ? 0 : q->size));
-	for (unsigned n = 0; n < c->ndesc; n++) {
+	for (unsigned n = c->ndesc; n; n--) {
 		const struct pvring_desc *from = &q->p.desc[pos];
-		struct record_desc *d = &descs(q)[q->free_slot[q->slot_head]];
+		uint16_t slot = q->free_slot[head];
+		struct record_desc *d = &table[slot];
 
-		*link = q->free_slot[q->slot_head];
-		*d = (struct record_desc){ .addr = ring_load(&from->addr), .len = ring_load(&from->len),
-			.flags = ring_load(&from->flags) };
+		*link = slot;
+		d->addr = ring_load(&from->addr);
+		d->len = ring_load(&from->len);
+		d->flags = ring_load(&from->flags);
 		link = &d->next;
-		next_slot(q, &q->slot_head);
-		next_slot(q, &pos);
+		head = head + 1 == size ? 0 : head + 1;
+		pos = pos + 1 == size ? 0 : pos + 1;
 	}
+	q->slot_head = head;
 }
 
 void queue_note_popped(struct queue *q, const struct chain *c)
@@ -130,6 +135,17 @@ bool queue_note_unpopped(struct queue *q, const struct chain *c)
 	return false;
 }
 
+static void free_slots(struct queue *q, uint16_t slot, uint16_t n)
+{
+	const struct record_desc *table = descs(q);
+
+	for (; n; n--) {
+		q->free_slot[q->slot_tail] = slot;
+		next_slot(q, &q->slot_tail);
+		slot = table[slot].next;
+	}
+}
+
 void queue_note_put(struct queue *q, uint16_t head, uint16_t ndesc)
 {
 	struct record_entry *e = &q->record->entry[head];
@@ -138,11 +154,8 @@ void queue_note_put(struct queue *q, uint16_t head, uint16_t ndesc)
 	q->noted_puts += q->packed ? ndesc : 1u;
 	note_fence();
 	note(e->done, q->noted_puts);
-	for (unsigned n = 0; q->packed && n < ndesc; n++) {
-		q->free_slot[q->slot_tail] = slot;
-		next_slot(q, &q->slot_tail);
-		slot = descs(q)[slot].next;
-	}
+	if (q->packed)
+		free_slots(q, slot, ndesc);
 }
 
 void queue_note_publishing(struct queue *q)
