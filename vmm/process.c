@@ -435,10 +435,12 @@ bool process_forked(const struct process *p)
 static void on_gone(void *ctx, unsigned events)
 {
 	struct process *p = ctx;
+	siginfo_t info;
 
 	(void)events;
 	loop_remove(p->source);
 	p->source = NULL;
+	waitid(P_PIDFD, (id_t)p->pidfd, &info, WEXITED);
 	p->config.gone(p->config.ctx);
 }
 

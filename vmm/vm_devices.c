@@ -43,6 +43,9 @@ static int add_process(const struct device_env *env, struct process *process, st
 {
 	struct vm *vm = env->machine;
 
+	if (vm->state != VM_CREATED)
+		return error_set(err, EBUSY, "%s: isolation=process: only devices that the machine starts with have processes "
+			"of their own; say isolation=thread", env->id);
 	if (vm->nprocesses == VM_PROCESSES_MAX)
 		return error_set(err, ENOSPC, "%s: at most %d devices have processes of their own; say isolation=thread",
 			env->id, VM_PROCESSES_MAX);

@@ -3,8 +3,10 @@
  * front, one at a time; notices and the keeper's end come to main's loop.
  *
  * A call waits, but not for ever: after `patience_ms` the process is taken for hung and started
- * anew, and carries the call out then; after twice as much the device is given up. What is gone
- * fails at once from then on: the driver sees DEVICE_NEEDS_RESET, and again after each reset.
+ * anew, and carries the call out then. That may take long, since the new one begins when the host
+ * has given back what the old one asked of it; after PATIENCE_TIMES as much the device is given up.
+ * What is gone fails at once from then on: the driver sees DEVICE_NEEDS_RESET, and again after each
+ * reset.
  */
 #include "devices/virtio/back_process.h"
 
@@ -20,7 +22,7 @@
 #include "devices/virtio/front.h"
 #include "vmm/log.h"
 
-enum { PATIENCE_MS = 15000, STEP_MS = 100, NOTICES_MAX = 1000, RECORDS_ALIGN = 64 };
+enum { PATIENCE_MS = 15000, PATIENCE_TIMES = 10, STEP_MS = 100, NOTICES_MAX = 1000, RECORDS_ALIGN = 64 };
 
 static size_t records_at(void)
 {
@@ -73,7 +75,7 @@ static int call(struct back_process *bp, enum desk_call kind)
 	if (!wait_for_answer(bp, bp->patience_ms)) {
 		log_guest(LOG_WARN, "%s: its process does not answer; starting another", bp->back.dev->id);
 		process_restart(bp->process);
-		if (!wait_for_answer(bp, bp->patience_ms)) {
+		if (!wait_for_answer(bp, PATIENCE_TIMES * bp->patience_ms)) {
 			atomic_store(&bp->gone, true);
 			process_give_up(bp->process);
 			return -EIO;

@@ -281,6 +281,7 @@ Test(back_process, one_that_dies_again_and_again_is_given_up, .timeout = 60)
 			usleep(1000);
 	}
 	cr_assert(prig_wait_status(VIRTIO_S_NEEDS_RESET));
+	cr_assert_eq(waitpid(-1, NULL, WNOHANG), -1, "a zombie is left");
 	cr_assert_eq(p.nevents, 1);
 	cr_assert(strstr(p.event, "gone for good"), "%s", p.event);
 	/* A reset does not bring it back, and says so again. */
