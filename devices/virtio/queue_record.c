@@ -15,11 +15,15 @@ struct record_entry {
 	uint16_t at;             /* packed: where in the ring it was */
 };
 
+/* As struct pvring_desc, but for the place of the id. */
 struct record_desc {
 	uint64_t addr;
 	uint32_t len;
-	uint16_t flags, next;    /* next: of `desc` */
+	uint16_t next;           /* of `desc`; nothing in the last one of a buffer */
+	uint16_t flags;
 };
+_Static_assert(sizeof(struct record_desc) == sizeof(struct pvring_desc) &&
+	offsetof(struct record_desc, flags) == offsetof(struct pvring_desc, flags), "copied whole");
 
 struct queue_record {
 	uint64_t published, publishing; /* ring entries since the start */
@@ -78,6 +82,15 @@ static void next_slot(const struct queue *q, uint16_t *i)
 		*i = 0;
 }
 
+static inline void copy_desc(struct record_desc *to, const struct pvring_desc *from)
+{
+	const uint64_t *in = (const uint64_t *)from;
+	uint64_t *out = (uint64_t *)to;
+
+	out[0] = ring_load(&in[0]);
+	out[1] = ring_load(&in[1]);
+}
+
 /* There are as many slots as the ring has descriptors, and those go first that are free longest. */
 static void note_descs(struct queue *q, const struct chain *c, struct record_entry *e)
 {
@@ -95,9 +108,7 @@ static void note_descs(struct queue *q, const struct chain *c, struct record_ent
 		struct record_desc *d = &table[slot];
 
 		*link = slot;
-		d->addr = ring_load(&from->addr);
-		d->len = ring_load(&from->len);
-		d->flags = ring_load(&from->flags);
+		copy_desc(d, from);
 		link = &d->next;
 		head = head + 1 == size ? 0 : head + 1;
 		pos = pos + 1 == size ? 0 : pos + 1;
