@@ -149,7 +149,7 @@ def net_fd(bench):
     bench.guest_run(net_words(), "--net", "fd=@FD@", within=network.inside(sys.executable, "-c", TAKE_TAP))
 
 
-def net_control(bench):
+def net_control(bench, more=""):
     """Commands, with two queue pairs on a tap that has as many."""
     network = bench.network()
     inside = ("-n", network.name)
@@ -157,7 +157,7 @@ def net_control(bench):
     network.ip(*inside, "tuntap", "add", "tap0", "mode", "tap", "vnet_hdr", "multi_queue")
     network.ip(*inside, "addr", "add", f"{Network.ADDRESS}/24", "dev", "tap0")
     network.ip(*inside, "link", "set", "tap0", "up")
-    bench.guest_run(net_words().replace("test=net", "test=netctrl"), "--net", "tap=tap0,num_queues=4",
+    bench.guest_run(net_words().replace("test=net", "test=netctrl"), "--net", "tap=tap0,num_queues=4" + more,
                     within=network.inside())
 
 
@@ -294,6 +294,7 @@ def isolated():
         yield (f"isolated net {'packed' if packed else 'split'} that is killed",
                killed_meanwhile(net_words(f"rounds=4000 packed={packed}").replace("test=net", "test=net-steady"),
                                 "_net0_qp0", "--net", "tap=tap0,isolation=process", within=True))
+    yield "isolated net control queue", lambda b: net_control(b, ",isolation=process")
     yield "isolated all", lambda b: b.guest_run(
         "test=rng transport=pci packed=1", "--isolation", "process", "--sandbox", "strict", "--rng", "transport=pci", *disk(b))
     yield "isolated ends with its machine", isolated_ends
