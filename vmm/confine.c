@@ -290,24 +290,21 @@ static int drop_capabilities(void)
 	return syscall(SYS_capset, &head, none) < 0 ? -errno : 0;
 }
 
-int sandbox_confine(const struct sandbox_confine_config *config, struct error *err)
+int sandbox_give_up(const struct sandbox_confine_config *config, struct error *err)
 {
-	const struct rlimit files = { config->nofile, config->nofile }, none = { 0, 0 };
+	const struct rlimit files = { config->nofile, config->nofile };
+	struct rlimit locked = { config->memlock, config->memlock };
 	int r;
 
-	if (config->mode == SANDBOX_OFF || config->how == SANDBOX_CONFINE_OFF)
-		return 0;
-	r = own_namespaces(config, err);
-	if (r == 0)
-		r = second_layer(config, err);
-	if (r < 0)
-		return r;
 	/*
 	 * Not RLIMIT_NPROC: io_uring and KVM start kernel threads in our name, which it would
-	 * refuse. No role may clone.
+	 * refuse. No role of a thread may clone.
 	 */
 	setrlimit(RLIMIT_NOFILE, &files);
-	setrlimit(RLIMIT_MEMLOCK, &none);
+	if (setrlimit(RLIMIT_MEMLOCK, &locked) < 0 && getrlimit(RLIMIT_MEMLOCK, &locked) == 0) {
+		locked.rlim_cur = locked.rlim_max;
+		setrlimit(RLIMIT_MEMLOCK, &locked);
+	}
 	if (config->how == SANDBOX_CONFINE_STRICT || config->jail)
 		drop_bounding_set();
 	if (config->jail && jail_become(config->jail, err) < 0)
@@ -317,4 +314,18 @@ int sandbox_confine(const struct sandbox_confine_config *config, struct error *e
 		return error_set(err, -r, "cannot drop capabilities: %s", strerror(-r));
 	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 	return 0;
+}
+
+int sandbox_confine(const struct sandbox_confine_config *config, struct error *err)
+{
+	int r;
+
+	if (config->mode == SANDBOX_OFF || config->how == SANDBOX_CONFINE_OFF)
+		return config->fork ? config->fork(config->ctx, NULL, err) : 0;
+	r = own_namespaces(config, err);
+	if (r == 0)
+		r = second_layer(config, err);
+	if (r == 0 && config->fork)
+		r = config->fork(config->ctx, config, err);
+	return r < 0 ? r : sandbox_give_up(config, err);
 }

@@ -28,6 +28,7 @@ struct device;
 struct pci_root;
 struct char_terminal;
 struct rate;
+struct process;
 
 enum vm_event {
 	VM_EVENT_POWEROFF,     /* the guest turned itself off */
@@ -97,6 +98,13 @@ struct device_env {
 	 */
 	int (*worker)(const struct device_env *env, const char *name, bool busy, struct worker **ret,
 		struct error *err);
+	/* --isolation=process: devices that can shall have a process of their own. */
+	bool isolate;
+	/*
+	 * The machine makes this process's filters, forks it in stage 3 and watches it; the device
+	 * destroys it. NULL: the caller does.
+	 */
+	int (*process)(const struct device_env *env, struct process *process, struct error *err);
 	/*
 	 * The limits of --rate-group `name`, valid until the machine ends; an error's sentence when
 	 * there is none. NULL: this machine has no groups.

@@ -200,6 +200,22 @@ int loop_create(struct loop **ret, struct error *err)
 	return 0;
 }
 
+int loop_renew(struct loop *loop)
+{
+	loop->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+	loop->wake_fd = loop->epoll_fd < 0 ? -1 : eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (loop->wake_fd < 0)
+		return -errno;
+	while (loop->sources) {
+		struct loop_source *s = loop->sources;
+
+		loop->sources = s->next;
+		s->next = loop->spare;
+		loop->spare = s;
+	}
+	return loop_add_eventfd(loop, loop->wake_fd, drain_messages, loop, &loop->wake);
+}
+
 static void source_free(struct loop *loop, struct loop_source *s)
 {
 	if (s->kind == SOURCE_TIMER)

@@ -35,6 +35,11 @@ int loop_create(struct loop **ret, struct error *err) NEEDS_CHECK;
 int loop_reserve(struct loop *loop, unsigned sources, unsigned messages) NEEDS_CHECK;
 /* From now on nothing is allocated. Before threads that post are sealed. */
 void loop_seal(struct loop *loop);
+/*
+ * In a child of a fork, where an epoll set would be the parent's: one of its own, without sources.
+ * The fds of before are the parent's and closed already. The loop has never run. -errno.
+ */
+int loop_renew(struct loop *loop) NEEDS_CHECK;
 /* Takes NULL. Sources that are left are freed; their fds are not closed. */
 void loop_destroy(struct loop *loop);
 

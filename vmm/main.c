@@ -167,6 +167,7 @@ static int run(const struct options *o)
 	confine.wait = vm_wait_ahead;
 	confine.ctx = vm;
 	confine.main = &vm->main_role;
+	confine.fork = vm_fork;
 	confine.how = ((const struct options_choice *)options_get(o, "sandbox", 0))->value;
 	if (sandbox_confine(&confine, &err) < 0 || vm_start(vm, &err) < 0)
 		complain(&err);

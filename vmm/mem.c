@@ -41,6 +41,7 @@ struct guest_mem {
 	unsigned count;
 	struct region regions[MEM_REGIONS_MAX];
 	struct mem_listener *listeners;
+	bool forked;
 };
 
 int mem_create(struct guest_mem **ret, struct error *err)
@@ -370,8 +371,17 @@ void mem_dirty_mark(struct guest_mem *mem, const void *host, size_t len)
 	}
 }
 
+void mem_forked(struct guest_mem *mem)
+{
+	mem->forked = true;
+}
+
 int mem_dirty_start(struct guest_mem *mem, struct error *err)
 {
+	if (mem->forked)
+		return error_set(err, EOPNOTSUPP,
+			"what devices with processes of their own write into memory cannot be followed; say "
+			"isolation=thread for them");
 	for (unsigned i = 0; i < mem->count; i++) {
 		struct region *r = &mem->regions[i];
 

@@ -186,6 +186,8 @@ static inline void mem_dirty_host(struct guest_mem *mem, const void *host, size_
  * region `i`'s bits to `bits` ((pages + 63) / 64 words) and clears them. Main or migrate thread.
  */
 int mem_dirty_start(struct guest_mem *mem, struct error *err) NEEDS_CHECK;
+/* Processes that were forked write guest memory and mark their own copies of the log: no log. */
+void mem_forked(struct guest_mem *mem);
 void mem_dirty_stop(struct guest_mem *mem);
 int mem_dirty_fetch(struct guest_mem *mem, unsigned i, uint64_t *bits);
 

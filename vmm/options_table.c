@@ -154,6 +154,17 @@ static const struct option_group confine = {
 		"says what is missing, strict refuses to start without, off leaves them out",
 };
 
+static const char *const isolation_choices[] = {
+	[ISOLATION_THREAD] = "thread", [ISOLATION_PROCESS] = "process", NULL
+};
+CHOICE_ROWS(isolation, isolation_choices, "thread");
+static const struct option_group isolation = {
+	.flag = "isolation", .json = "isolation", .kind = OPTION_PLAIN,
+	.size = sizeof(struct options_choice), .rows = isolation_rows, .section = sandbox,
+	.help = "Who serves devices: threads of this program, or, of each that can, a process of its own, which is "
+		"started again when it dies; isolation= of a device wins",
+};
+
 #define JAIL(key_, type_, help_, ...)                                                              \
 	{ .key = #key_, .type = type_, .help = help_, .offset = offsetof(struct options_jail, key_), __VA_ARGS__ }
 static const struct option_row jail_rows[] = {
@@ -215,8 +226,8 @@ static const struct option_group *const first_groups[] = {
 	&kernel, &initramfs, &cmdline, &decompress, &cpus, &memory, &on_reset, &rate_group_options,
 };
 static const struct option_group *const last_groups[] = {
-	&confine, &jail, &seccomp, &show_sandbox, &config, &print_config, &check, &log_file, &verbose, &help,
-	&version, &print_man,
+	&confine, &jail, &isolation, &seccomp, &show_sandbox, &config, &print_config, &check, &log_file, &verbose,
+	&help, &version, &print_man,
 };
 
 struct list {

@@ -33,12 +33,13 @@ struct options_memory {
 };
 
 /*
- * --on-reset, --kernel-decompress, --seccomp, --sandbox: options_get() gives a struct
+ * --on-reset, --kernel-decompress, --seccomp, --sandbox, --isolation: options_get() gives a struct
  * options_choice.
  */
 enum options_on_reset { ON_RESET_REBOOT, ON_RESET_EXIT };
 enum options_decompress { DECOMPRESS_HOST, DECOMPRESS_GUEST };
 /* --sandbox: enum sandbox_confine_how (vmm/sandbox.h). */
+enum options_isolation { ISOLATION_THREAD, ISOLATION_PROCESS };
 enum options_seccomp { SECCOMP_TRUE, SECCOMP_FALSE, SECCOMP_LOG };
 struct options_choice {
 	uint32_t value;

@@ -111,10 +111,19 @@ struct sandbox_confine_config {
 	const struct sandbox_role *main; /* what main must still be able to do afterwards; NULL: anything */
 	struct sandbox_ahead *ahead; /* NULL: none; its fds are closed */
 	void (*wait)(void *ctx);     /* until `ahead` may be looked at; NULL: at once */
-	void *ctx;
+	void *ctx;                   /* of wait() and fork() */
 	uint64_t nofile; /* fds still allowed to exist */
+	uint64_t memlock; /* bytes that may still be locked, at most what the host allows */
+	/*
+	 * Called inside of the namespaces, with all rights left: what is forked there has a
+	 * namespace of its own for processes. It hands `config` to its children, NULL when there
+	 * is nothing to give up. NULL: nothing is forked.
+	 */
+	int (*fork)(void *ctx, const struct sandbox_confine_config *config, struct error *err);
 };
 int sandbox_confine(const struct sandbox_confine_config *config, struct error *err) NEEDS_CHECK;
+/* The rest of stage 3, also for who was forked in it: limits, user, capabilities. */
+int sandbox_give_up(const struct sandbox_confine_config *config, struct error *err) NEEDS_CHECK;
 
 /* Load `filter` on the calling thread; NULL and SANDBOX_OFF do nothing. Cannot be undone. */
 int sandbox_seal(const struct sandbox_filter *filter, struct error *err) NEEDS_CHECK;

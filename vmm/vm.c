@@ -87,7 +87,7 @@ static int choose_shared(const struct vm *vm, const struct options_memory *o, bo
 
 	if (flag && o->shared == OPTIONS_OFF)
 		return error_set(err, EINVAL,
-			"--memory shared=off: another process serves a device of --%s and needs the guest's memory; "
+			"--memory shared=off: another process serves a device (--%s) and needs the guest's memory; "
 			"leave shared out", flag);
 	*ret = flag || o->shared == OPTIONS_ON;
 	return 0;
@@ -321,7 +321,11 @@ static int make_filters(struct vm *vm, struct error *err)
 {
 	int r = sandbox_filter_build(&vm->vcpu_filter, &vm->vcpu_role, vm->mode, err);
 
-	return r < 0 ? r : sandbox_filter_build(&vm->main_filter, &vm->main_role, vm->mode, err);
+	if (r == 0)
+		r = sandbox_filter_build(&vm->main_filter, &vm->main_role, vm->mode, err);
+	for (unsigned i = 0; i < vm->nprocesses && r == 0; i++)
+		r = process_make_filters(vm->processes[i], vm->mode, err);
+	return r;
 }
 
 static void begin_aside(struct vm *vm)
@@ -448,4 +452,9 @@ void vm_show_sandbox(const struct vm *vm)
 	sandbox_show(&vm->vcpu_role);
 	for (unsigned i = 0; i < vm->nworkers; i++)
 		sandbox_show(worker_role(vm->workers[i]));
+	for (unsigned i = 0; i < vm->nprocesses; i++) {
+		sandbox_show(process_keeper_role(vm->processes[i]));
+		for (unsigned k = 0; k < process_workers(vm->processes[i]); k++)
+			sandbox_show(worker_role(process_worker_at(vm->processes[i], k)));
+	}
 }

@@ -21,12 +21,20 @@
 #include "vmm/device.h"
 #include "vmm/kvm.h"
 #include "vmm/options.h"
+#include "vmm/process.h"
 #include "vmm/sandbox.h"
 #include "vmm/vcpu.h"
 
 enum vm_state { VM_CREATED, VM_RUNNING, VM_PAUSED, VM_STOPPING, VM_DEAD };
 
-enum { VM_WORKERS_MAX = 256, VM_EVENTS_MAX = 32, VM_EVENTS_SPARE = 8, VM_EVENT_TEXT = 96, VM_CMDLINE_MAX = 128 };
+enum {
+	VM_WORKERS_MAX = 256,
+	VM_PROCESSES_MAX = 64,
+	VM_EVENTS_MAX = 32,
+	VM_EVENTS_SPARE = 8,
+	VM_EVENT_TEXT = 96,
+	VM_CMDLINE_MAX = 128,
+};
 
 struct vm_event_entry {
 	enum vm_event event;
@@ -73,6 +81,8 @@ struct vm {
 	struct pci_windows windows;
 	struct worker *workers[VM_WORKERS_MAX];
 	unsigned nworkers;
+	struct process *processes[VM_PROCESSES_MAX]; /* their devices' */
+	unsigned nprocesses;
 	bool first_is_quiet;        /* workers[0] was made for quiet devices and has no busy one yet */
 	struct char_terminal *terminal;
 	struct rate_groups *rate_groups; /* const once devices are made */
@@ -102,6 +112,8 @@ int vm_create(struct vm **ret, const struct options *options, enum sandbox_mode 
 void vm_wait_ahead(void *ctx);
 /* Takes NULL; threads must have ended (vm_run returned, or vm_start was never called). */
 void vm_destroy(struct vm *vm);
+/* For sandbox_confine_config.fork: the processes of devices that have one. */
+int vm_fork(void *vm, const struct sandbox_confine_config *confine, struct error *err) NEEDS_CHECK;
 /* After sandbox_confine(): worker threads, vCPU threads, main's own filter. */
 int vm_start(struct vm *vm, struct error *err) NEEDS_CHECK;
 /* Until the machine is dead. Returns the exit status of the process. */

@@ -8,8 +8,10 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
 #include "vmm/log.h"
+#include "vmm/options_table.h"
 #include "vmm/rate_group.h"
 #include "vmm/vm.h"
 
@@ -35,6 +37,49 @@ static int make_worker(const struct device_env *env, const char *name, bool busy
 	vm->first_is_quiet = !vm->nworkers && !busy;
 	vm->workers[vm->nworkers++] = *ret;
 	return 0;
+}
+
+static int add_process(const struct device_env *env, struct process *process, struct error *err)
+{
+	struct vm *vm = env->machine;
+
+	if (vm->state != VM_CREATED)
+		return error_set(err, EBUSY, "%s: isolation=process: only devices that the machine starts with have processes "
+			"of their own; say isolation=thread", env->id);
+	if (vm->nprocesses == VM_PROCESSES_MAX)
+		return error_set(err, ENOSPC, "%s: at most %d devices have processes of their own; say isolation=thread",
+			env->id, VM_PROCESSES_MAX);
+	vm->processes[vm->nprocesses++] = process;
+	return 0;
+}
+
+/* What the kernel would share with a child: a vCPU's page. Others say so where they make it. */
+static void hide_from_children(struct vm *vm)
+{
+	for (unsigned i = 0; i < vm->nvcpus; i++)
+		madvise(vm->vcpus[i].run, vm->vcpus[i].run_size, MADV_DONTFORK);
+}
+
+int vm_fork(void *ctx, const struct sandbox_confine_config *confine, struct error *err)
+{
+	struct vm *vm = ctx;
+	int r;
+
+	if (!vm->nprocesses)
+		return 0;
+	/* What a second thread has locked in this moment would stay so in a child. */
+	aside_end(&vm->aside);
+	hide_from_children(vm);
+	mem_forked(vm->mem);
+	r = process_fork_all(vm->processes, vm->nprocesses, vm->mode, confine, err);
+	for (unsigned i = 0; i < vm->nprocesses && r == 0; i++)
+		r = process_watch(vm->processes[i], vm->loop, err);
+	return r;
+}
+
+static bool isolates(const struct vm *vm)
+{
+	return ((const struct options_choice *)options_get(vm->options, "isolation", 0))->value == ISOLATION_PROCESS;
 }
 
 static int find_rate_group(const struct device_env *env, const char *name, struct rate **ret,
@@ -76,6 +121,8 @@ static int create_one(struct vm *vm, const struct device_type *type, const void 
 		.events = &vm->events,
 		.main_loop = vm->loop,
 		.worker = make_worker,
+		.isolate = isolates(vm),
+		.process = add_process,
 		.rate_group = find_rate_group,
 		.main_calls = main_calls,
 		.machine = vm,
@@ -142,6 +189,8 @@ static int create_platform(struct vm *vm, struct error *err)
 
 const char *vm_devices_sharing(const struct vm *vm)
 {
+	if (isolates(vm))
+		return "isolation";
 	for (const struct device_type *const *t = device_types; *t; t++) {
 		unsigned n = (*t)->options && (*t)->shares_memory ?
 			options_count(vm->options, (*t)->options->flag) : 0;

@@ -99,16 +99,39 @@ const struct sandbox_role *worker_role(const struct worker *w)
 	return &w->role;
 }
 
-static void *worker_main(void *arg)
+static void pin_here(const struct worker *w)
 {
-	struct worker *w = arg;
-	struct error err;
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	if (w->cpu < CPU_SETSIZE)
+		CPU_SET(w->cpu, &set);
+	sched_setaffinity(0, sizeof(set), &set);
+}
+
+int worker_run_here(struct worker *w, struct error *err)
+{
 	int r;
 
 	/* By itself: from outside it would need /proc, which is gone after confinement. */
 	prctl(PR_SET_NAME, w->name);
-	r = sandbox_seal(w->filter, &err);
-	if (r < 0) {
+	if (w->pinned && !w->running)
+		pin_here(w);
+	r = sandbox_seal(w->filter, err);
+	if (r < 0)
+		return r;
+	r = loop_run(w->loop);
+	if (r < 0)
+		log_error("%s: the event loop ended: %s", w->name, strerror(-r));
+	return 0;
+}
+
+static void *worker_main(void *arg)
+{
+	struct worker *w = arg;
+	struct error err;
+
+	if (worker_run_here(w, &err) < 0) {
 		/*
 		 * A thread that cannot be confined must not serve a guest; main sees it by the
 		 * missing reply.
@@ -116,17 +139,19 @@ static void *worker_main(void *arg)
 		log_error("%s: %s", w->name, err.text);
 		abort();
 	}
-	r = loop_run(w->loop);
-	if (r < 0)
-		log_error("%s: the event loop ended: %s", w->name, strerror(-r));
 	return NULL;
+}
+
+int worker_make_filter(struct worker *w, enum sandbox_mode mode, struct error *err)
+{
+	return sandbox_filter_build(&w->filter, &w->role, mode, err);
 }
 
 int worker_run(struct worker *w, enum sandbox_mode mode, struct error *err)
 {
 	sigset_t all;
 	pthread_attr_t attr;
-	int r = sandbox_filter_build(&w->filter, &w->role, mode, err);
+	int r = w->filter ? 0 : worker_make_filter(w, mode, err);
 
 	if (r < 0)
 		return r;

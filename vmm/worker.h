@@ -33,8 +33,20 @@ struct loop *worker_loop(struct worker *worker);
 int worker_allow(struct worker *worker, const struct syscall_row *table);
 const struct sandbox_role *worker_role(const struct worker *worker);
 
+/*
+ * The filter of all that was allowed by now; for who is forked later (vmm/process.h). worker_run()
+ * makes it where nobody did. On main's behalf also beside main (vmm/aside.h).
+ */
+int worker_make_filter(struct worker *worker, enum sandbox_mode mode, struct error *err) NEEDS_CHECK;
 /* Start the thread; the filter is its first line. Main only, once. */
 int worker_run(struct worker *worker, enum sandbox_mode mode, struct error *err) NEEDS_CHECK;
+
+/*
+ * The calling thread becomes the worker's: name, filter, loop. Calls to it are still made at once,
+ * so they must come from its own loop. For the first worker of a process (vmm/process.h), whose
+ * filter was made before the fork. Returns with the loop, or -errno.
+ */
+int worker_run_here(struct worker *worker, struct error *err) NEEDS_CHECK;
 
 /*
  * Run fn(ctx) on the worker and wait for it. Before worker_run() it runs at once on the caller, so

@@ -129,16 +129,26 @@ struct disk_ops {
 	 * work; so it may be where none of can_secure_erase, has_lifetime and zoned says otherwise.
 	 */
 	int (*slow)(struct disk *d, struct disk_slow *job);
+	/*
+	 * For a process of its own (devices/virtio/virtio.h, may_fork); all NULL: the disk cannot.
+	 * fds: main. forked: a new process, for the disk and then for each of its queues; `kept`:
+	 * DISK_KEPT_MAX bytes that all lives share, zeroed before the first; `tomb` is registered
+	 * with all that may outlive the process.
+	 */
+	void (*fds)(const struct disk *d, void (*keep)(void *ctx, int fd), void *ctx);
+	void (*forked)(struct disk *d, void *kept);
+	int (*queue_forked)(struct disk_queue *q, int tomb);
 	/* Main; queues destroyed. Takes NULL. */
 	void (*close)(struct disk *d);
 };
 
-enum { DISK_SYSCALL_TABLES = 3 };
+enum { DISK_SYSCALL_TABLES = 3, DISK_KEPT_MAX = 64 };
 
 struct disk {
 	const struct disk_ops *ops;
 	/* const after the last queue_create(): what owners of queues do, and main in close() */
 	const struct syscall_row *syscalls[DISK_SYSCALL_TABLES], *main_syscalls, *slow_syscalls;
+	const struct syscall_row *forked_syscalls; /* of queue_forked() */
 };
 
 /*
@@ -175,6 +185,8 @@ struct disk_raw_config {
 	unsigned ring_level;
 	/* system calls that block instead of io_uring; also what a kernel without io_uring gets */
 	bool plain;
+	/* served by another process, which calls forked() and queue_forked() */
+	bool forks;
 	/*
 	 * what an image format lies in: of any length, longer after a write past its end (a file),
 	 * and zeroes past it

@@ -114,6 +114,26 @@ static void null_submit(struct disk_queue *q)
 	q->inside = false;
 }
 
+static void null_fds(const struct disk *disk, void (*keep)(void *ctx, int fd), void *ctx)
+{
+	(void)disk;
+	(void)keep;
+	(void)ctx;
+}
+
+static void null_forked(struct disk *disk, void *kept)
+{
+	(void)disk;
+	(void)kept;
+}
+
+static int null_queue_forked(struct disk_queue *q, int tomb)
+{
+	(void)q;
+	(void)tomb;
+	return 0;
+}
+
 static void null_close(struct disk *disk)
 {
 	free(disk);
@@ -128,6 +148,9 @@ static const struct disk_ops null_ops = {
 	.start = null_start,
 	.submit = null_submit,
 	.drain = null_submit,
+	.fds = null_fds,
+	.forked = null_forked,
+	.queue_forked = null_queue_forked,
 	.close = null_close,
 };
 

@@ -24,7 +24,7 @@ static const char *const format_names[] = { [DISK_FORMAT_RAW] = "raw", [DISK_FOR
 static int open_plain(struct disk **ret, const struct disk_config *config, bool readonly, struct error *err)
 {
 	const struct disk_raw_config raw = { .path = config->path, .readonly = readonly, .direct = config->direct,
-		.fixed = config->fixed, .nfixed = config->nfixed };
+		.fixed = config->fixed, .nfixed = config->nfixed, .forks = config->forks };
 	const struct disk_qcow2_config qcow2 = { .path = config->path, .readonly = readonly, .direct = config->direct,
 		.backing_files = config->backing_files, .backing_files_below = config->backing_files };
 

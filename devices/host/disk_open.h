@@ -20,6 +20,7 @@ struct disk_config {
 	bool ephemeral;               /* the same in a file without a name, gone with the disk */
 	const struct iovec *fixed;    /* as of disk_raw_config; of raw disks */
 	unsigned nfixed;
+	bool forks;                   /* as of disk_raw_config */
 };
 
 /*

@@ -324,6 +324,22 @@ void raw_info(const struct disk *disk, struct disk_info *ret)
 	*ret = ((const struct raw_disk *)disk)->info;
 }
 
+static void raw_fds(const struct disk *disk, void (*keep)(void *ctx, int fd), void *ctx)
+{
+	const struct raw_disk *d = (const struct raw_disk *)disk;
+
+	keep(ctx, d->fd);
+	keep(ctx, d->buffered_fd);
+}
+
+/* What the kernel has lost stays lost, also for the process that comes after. */
+static void raw_forked(struct disk *disk, void *kept)
+{
+	struct raw_disk *d = container_of(disk, struct raw_disk, disk);
+
+	d->kept_flush_failed = kept;
+}
+
 static const struct disk_ops raw_ops = {
 	.info = raw_info,
 	.queue_create = raw_queue_create,
@@ -336,6 +352,9 @@ static const struct disk_ops raw_ops = {
 	.drain = raw_queue_drain,
 	.resize = raw_resize,
 	.slow = raw_slow,
+	.fds = raw_fds,
+	.forked = raw_forked,
+	.queue_forked = raw_queue_forked,
 	.close = raw_close,
 };
 
@@ -351,6 +370,7 @@ int disk_raw_open(struct disk **ret, const struct disk_raw_config *config, struc
 	d->disk.syscalls[2] = config->image ? image_syscalls : resize_syscalls;
 	d->plain = config->plain;
 	d->ring_level = config->ring_level;
+	d->forks = config->forks;
 	d->image = config->image;
 	d->disk.slow_syscalls = raw_slow_syscalls;
 	d->fd = d->buffered_fd = d->life_fd = d->eol_fd = -1;

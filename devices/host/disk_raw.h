@@ -38,7 +38,7 @@ struct raw_disk {
 	int fd;                         /* const; O_DIRECT when `direct` */
 	/* const; the same file through the page cache; == fd unless direct */
 	int buffered_fd;
-	bool direct, plain, image;      /* const; image: see disk_raw_config */
+	bool direct, plain, image, forks; /* const; see disk_raw_config */
 	uint32_t mem_align, file_align; /* const; what O_DIRECT asks of addresses and of offsets */
 	uint32_t mem_mask, file_mask;   /* const; those less 1, and 0 unless direct: all goes */
 	int life_fd, eol_fd;            /* const; an eMMC's wear, in sysfs; -1: none */
@@ -46,13 +46,15 @@ struct raw_disk {
 	unsigned nfixed;                /* const */
 	unsigned ring_level;            /* const; see disk_raw_config */
 	_Atomic bool flush_failed;      /* any queue; never cleared */
+	/* const; where that is instead, for the processes after this one; NULL: above */
+	_Atomic bool *kept_flush_failed;
 	enum disk_op quick;             /* const; the last kind of request with nothing to note at its end */
 	/* any queue; the file cannot zero a range, do not ask again */
 	_Atomic bool no_zero_range;
 };
 
 enum { RAW_ZERO_BYTES = 64 * KIB }; /* written at a time where a range must be zeroed by hand */
-enum { FILE_MAIN, FILE_BUFFERED };
+enum { FILE_MAIN, FILE_BUFFERED, FILE_TOMB };
 
 /*
  * The file is as long as it was, or longer. If not, somebody cut it: what was there is lost, and
@@ -120,8 +122,13 @@ bool raw_op_is_range(const struct disk_request *rq);
 
 const struct raw_disk *raw_queue_disk(const struct disk_queue *q);
 
-/* disk_raw_ring.c. Main, stage 2. 0, 1: there is no io_uring, or an error: what was asked for. */
-int raw_ring_create(struct io_uring *ret, const struct raw_disk *d, unsigned depth, struct error *err) NEEDS_CHECK;
+/*
+ * disk_raw_ring.c. Main, stage 2; or a process of the disk's own, with a tomb (disk.h, else -1)
+ * that stays open for as long as the ring lives. 0, 1: there is no io_uring, or an error: what was
+ * asked for.
+ */
+int raw_ring_create(struct io_uring *ret, const struct raw_disk *d, unsigned depth, int tomb,
+	struct error *err) NEEDS_CHECK;
 /* The buffers, cut as the kernel takes them; freed by the disk. */
 int raw_fixed_set(struct raw_disk *d, const struct iovec *buffers, unsigned n, struct error *err) NEEDS_CHECK;
 /* A read or write of one piece: through a registered buffer when it lies in one. Owner. */
@@ -135,6 +142,7 @@ int raw_queue_attach(struct disk_queue *q, struct loop *loop);
 void raw_queue_detach(struct disk_queue *q);
 int raw_queue_start(struct disk_queue *q, struct disk_request *rq);
 void raw_queue_submit(struct disk_queue *q);
+int raw_queue_forked(struct disk_queue *q, int tomb);
 bool raw_queue_poll(struct disk_queue *q);
 void raw_queue_drain(struct disk_queue *q);
 

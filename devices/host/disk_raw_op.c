@@ -164,9 +164,11 @@ static enum raw_verdict range_result(struct raw_disk *d, struct disk_request *rq
  */
 static enum raw_verdict sync_result(struct raw_disk *d, ssize_t res, int *result)
 {
+	_Atomic bool *failed = d->kept_flush_failed ? d->kept_flush_failed : &d->flush_failed;
+
 	if (res < 0)
-		atomic_store_explicit(&d->flush_failed, true, memory_order_relaxed);
-	if (atomic_load_explicit(&d->flush_failed, memory_order_relaxed))
+		atomic_store_explicit(failed, true, memory_order_relaxed);
+	if (atomic_load_explicit(failed, memory_order_relaxed))
 		*result = -ENOTRECOVERABLE;
 	return RAW_DONE;
 }

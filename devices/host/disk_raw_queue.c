@@ -418,6 +418,12 @@ static const struct syscall_row ring_syscalls[] = {
 	SYSCALL_END,
 };
 
+static const struct syscall_row forked_syscalls[] = {
+	{ SYSCALL(io_uring_setup, "a ring for each life of a disk's process") },
+	{ SYSCALL(io_uring_register, "the files of that ring, and what it may do with them") },
+	SYSCALL_END,
+};
+
 static const struct syscall_row plain_syscalls[] = {
 	{ SYSCALL(preadv, "read a disk without io_uring") },
 	{ SYSCALL(pwritev, "write a disk without io_uring") },
@@ -443,22 +449,34 @@ int raw_queue_create(struct disk_queue **ret, struct disk *disk, unsigned depth,
 	 * No io_uring (switched off by sysctl, a container's filter, no memory to lock): system
 	 * calls do the same.
 	 */
-	r = raw_ring_create(&q->ring, q->disk, depth, err);
+	r = raw_ring_create(&q->ring, q->disk, depth, -1, err);
 	if (r < 0) {
 		free(q);
 		return r;
 	}
 	q->has_ring = r == 0;
 	disk->syscalls[q->has_ring ? 0 : 1] = q->has_ring ? ring_syscalls : plain_syscalls;
+	/* That was to see whether there are any: a ring belongs to one process. */
+	if (q->has_ring && q->disk->forks) {
+		io_uring_queue_exit(&q->ring);
+		disk->forked_syscalls = forked_syscalls;
+	}
 	*ret = q;
 	return 0;
+}
+
+int raw_queue_forked(struct disk_queue *q, int tomb)
+{
+	struct error err;
+
+	return q->has_ring && raw_ring_create(&q->ring, q->disk, q->depth, tomb, &err) ? -ENOSYS : 0;
 }
 
 void raw_queue_destroy(struct disk_queue *q)
 {
 	if (!q)
 		return;
-	if (q->has_ring)
+	if (q->has_ring && !q->disk->forks)
 		io_uring_queue_exit(&q->ring);
 	free(q);
 }

@@ -33,19 +33,20 @@ static int no_buffers(int r, const struct raw_disk *d, struct error *err)
 		(unsigned long long)(bytes / MIB), (unsigned long long)(lock.rlim_cur / MIB));
 }
 
-int raw_ring_create(struct io_uring *ring, const struct raw_disk *d, unsigned depth, struct error *err)
+int raw_ring_create(struct io_uring *ring, const struct raw_disk *d, unsigned depth, int tomb, struct error *err)
 {
 	static const uint8_t file_ops[] = { IORING_OP_READ, IORING_OP_WRITE, IORING_OP_READV, IORING_OP_WRITEV,
 		IORING_OP_FALLOCATE, IORING_OP_FSYNC, IORING_OP_READ_FIXED, IORING_OP_WRITE_FIXED };
 	enum { UNFIXED = ARRAY_SIZE(file_ops) - 2 };
 	static const uint8_t pass_ops[] = { IORING_OP_URING_CMD };
-	const int files[] = { [FILE_MAIN] = d->fd, [FILE_BUFFERED] = d->buffered_fd };
+	const int files[] = { [FILE_MAIN] = d->fd, [FILE_BUFFERED] = d->buffered_fd, [FILE_TOMB] = tomb };
 	const struct disk_ring_config config = {
 		.depth = depth,
 		.flags = d->pass ? IORING_SETUP_SQE128 | IORING_SETUP_CQE32 : 0,
 		.level = d->ring_level,
 		.files = files,
-		.nfiles = ARRAY_SIZE(files),
+		.nfiles = tomb < 0 ? FILE_TOMB : ARRAY_SIZE(files),
+		.inherited = tomb >= 0,
 		.buffers = d->fixed,
 		.nbuffers = d->nfixed,
 		.ops = d->pass ? pass_ops : file_ops,

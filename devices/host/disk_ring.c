@@ -53,6 +53,8 @@ int disk_ring_create(struct io_uring *ring, const struct disk_ring_config *confi
 	}
 	if (r < 0)
 		return r;
+	if (!config->inherited)
+		io_uring_ring_dontfork(ring);
 	r = io_uring_register_files(ring, config->files, config->nfiles);
 	if (r == 0 && config->nbuffers)
 		r = io_uring_register_buffers(ring, config->buffers, config->nbuffers);

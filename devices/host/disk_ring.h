@@ -14,6 +14,7 @@ struct disk_ring_config {
 	unsigned level;      /* pass over so many of the newest sets of flags; for tests */
 	const int *files;    /* registered; entries name them by index */
 	unsigned nfiles;
+	bool inherited;      /* false: its memory is not for processes that are forked from this one */
 	const struct iovec *buffers; /* registered; none: NULL */
 	unsigned nbuffers;
 	const uint8_t *ops;  /* IORING_OP_* that it may do */

@@ -94,6 +94,13 @@ struct link_ops {
 	 * Owner, or main before the first attach. NULL: the only one there is.
 	 */
 	int (*enable)(struct link *l, bool on);
+	/*
+	 * For a process of its own (devices/virtio/virtio.h, may_fork); both NULL: the link cannot.
+	 * fds: main. forked: a new process, before attach: another may have used the link
+	 * meanwhile, and it is to be as main left it.
+	 */
+	void (*fds)(const struct link *l, void (*keep)(void *ctx, int fd), void *ctx);
+	int (*forked)(struct link *l);
 	/* Main; detached. Takes NULL. */
 	void (*close)(struct link *l);
 };
@@ -112,6 +119,7 @@ struct link {
 	int tap_fd;
 	/* const; what its owner does once the machine runs, and main, for watch() and in close() */
 	const struct syscall_row *syscalls[LINK_SYSCALL_TABLES], *main_syscalls;
+	const struct syscall_row *forked_syscalls; /* const; of forked() */
 	bool up;             /* owner; main before attach */
 };
 

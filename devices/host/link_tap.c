@@ -350,6 +350,19 @@ static int tap_set_offload(struct link *l, unsigned offloads)
 	return ioctl(tap_of(l)->fd, TUNSETOFFLOAD, flags) ? -errno : 0;
 }
 
+static int tap_forked(struct link *l)
+{
+	struct ifreq ifr = { .ifr_flags = IFF_DETACH_QUEUE };
+	struct tap *t = tap_of(l);
+
+	/* Refused where that is how it is. */
+	if (t->disabled && ioctl(t->fd, TUNSETQUEUE, &ifr))
+		t->disabled = true;
+	if (t->has_header)
+		tap_set_offload(l, 0);
+	return t->ring ? tap_ring_renew(t->ring, t->fd) : 0;
+}
+
 /* --- main --- */
 
 static void on_watch(void *ctx, enum link_watch_state state)
@@ -371,6 +384,17 @@ static int tap_watch(struct link *l, struct loop *main_loop)
 	struct tap *t = tap_of(l);
 
 	return t->watch ? link_watch_attach(t->watch, main_loop, on_watch, t) : 0;
+}
+
+static void tap_fds(const struct link *l, void (*keep)(void *ctx, int fd), void *ctx)
+{
+	const struct tap *t = (const struct tap *)l;
+
+	keep(ctx, t->fd);
+	if (t->watch)
+		keep(ctx, link_watch_fd(t->watch));
+	if (t->told_fd >= 0)
+		keep(ctx, t->told_fd);
 }
 
 static void tap_close(struct link *l)
@@ -395,5 +419,7 @@ const struct link_ops link_tap_ops = {
 	.detach = tap_detach,
 	.set_offload = tap_set_offload,
 	.enable = tap_enable,
+	.fds = tap_fds,
+	.forked = tap_forked,
 	.close = tap_close,
 };

@@ -43,6 +43,9 @@ int tap_ring_create(struct tap_ring **ret, int fd) NEEDS_CHECK;
  */
 unsigned tap_ring_send(struct tap_ring *r, struct link_frame *f, unsigned n);
 unsigned tap_ring_recv(struct tap_ring *r, struct link_frame *f, unsigned n);
+/* A new process: the ring that main made is not there; another one in its place. */
+int tap_ring_renew(struct tap_ring *r, int fd) NEEDS_CHECK;
+extern const struct syscall_row tap_ring_forked_syscalls[];
 /* Main. Takes NULL. */
 void tap_ring_destroy(struct tap_ring *r);
 /* Instead of one system call per frame. */

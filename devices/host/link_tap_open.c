@@ -50,6 +50,7 @@ static int tap_make(struct link **ret, int fd, bool has_header, bool several, st
 		t->ring = NULL;
 	t->link.main_syscalls = link_tap_main_syscalls;
 	t->link.syscalls[2] = t->ring ? tap_ring_syscalls : tap_plain_syscalls;
+	t->link.forked_syscalls = t->ring ? tap_ring_forked_syscalls : NULL;
 	if (t->has_header)
 		for (size_t i = 0; i < ARRAY_SIZE(wanted) && !t->link.offloads; i++)
 			if (!link_tap_ops.set_offload(&t->link, wanted[i]))

@@ -116,6 +116,12 @@ static bool can_answer_at_once(int fd)
 	return pwritev2(fd, &iov, 1, -1, RWF_NOWAIT) >= 0 || errno != EOPNOTSUPP;
 }
 
+const struct syscall_row tap_ring_forked_syscalls[] = {
+	{ SYSCALL(io_uring_setup, "a ring for each life of a tap's process") },
+	{ SYSCALL(io_uring_register, "the tap of that ring, and what it may do with it") },
+	SYSCALL_END,
+};
+
 static int restrict_ring(struct io_uring *ring)
 {
 	struct io_uring_restriction allow[] = {
@@ -128,31 +134,40 @@ static int restrict_ring(struct io_uring *ring)
 	return io_uring_register_restrictions(ring, allow, ARRAY_SIZE(allow));
 }
 
-int tap_ring_create(struct tap_ring **ret, int fd)
+int tap_ring_renew(struct tap_ring *r, int fd)
 {
 	const unsigned flags = IORING_SETUP_R_DISABLED | IORING_SETUP_SUBMIT_ALL |
 		IORING_SETUP_COOP_TASKRUN;
-	struct tap_ring *r;
-	int code;
+	int code = io_uring_queue_init(LINK_BATCH_MAX, &r->ring, flags);
 
-	if (!can_answer_at_once(fd))
-		return -EOPNOTSUPP;
-	r = calloc(1, sizeof(*r));
-	code = r ? io_uring_queue_init(LINK_BATCH_MAX, &r->ring, flags) : -ENOMEM;
-	if (code < 0) {
-		free(r);
+	if (code < 0)
 		return code;
-	}
 	code = io_uring_register_files(&r->ring, &fd, 1);
 	if (code == 0)
 		code = restrict_ring(&r->ring);
 	/* Not bound to one thread: main may enable it, so that its owner need not be able to. */
 	if (code == 0)
 		code = io_uring_enable_rings(&r->ring);
+	if (code < 0)
+		io_uring_queue_exit(&r->ring);
+	return code;
+}
+
+int tap_ring_create(struct tap_ring **ret, int fd)
+{
+	struct tap_ring *r;
+	int code;
+
+	if (!can_answer_at_once(fd))
+		return -EOPNOTSUPP;
+	r = calloc(1, sizeof(*r));
+	code = r ? tap_ring_renew(r, fd) : -ENOMEM;
 	if (code < 0) {
-		tap_ring_destroy(r);
+		free(r);
 		return code;
 	}
+	/* Its memory is shared with the kernel: not for the process of another device. */
+	io_uring_ring_dontfork(&r->ring);
 	*ret = r;
 	return 0;
 }

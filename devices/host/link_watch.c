@@ -171,6 +171,11 @@ int link_watch_open(struct link_watch **ret, unsigned index)
 	return 0;
 }
 
+int link_watch_fd(const struct link_watch *w)
+{
+	return w->fd;
+}
+
 void link_watch_close(struct link_watch *w)
 {
 	if (!w)

@@ -19,6 +19,7 @@ enum link_watch_state { LINK_WATCH_DOWN, LINK_WATCH_UP, LINK_WATCH_GONE };
 int link_watch_open(struct link_watch **ret, unsigned index) NEEDS_CHECK;
 /* Takes NULL. */
 void link_watch_close(struct link_watch *w);
+int link_watch_fd(const struct link_watch *w);
 
 /*
  * Owner. `fn` is told the state soon after, and at each message of the host, changed or not; GONE

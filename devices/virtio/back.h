@@ -1,6 +1,7 @@
 /*
- * Who serves the queues: a table with the shape of vhost. Behind it stand our own workers
- * (back_worker.c), the kernel's vhost (back_vhost.c) and vDPA devices (back_vdpa.c). The front
+ * Who serves the queues: a table with the shape of vhost. Behind it stand our own workers, as
+ * threads (back_worker.c) or in a process of their own (back_process.c), the kernel's vhost
+ * (back_vhost.c), vhost-user programs (back_vhost_user.c) and vDPA devices (back_vdpa.c). The front
  * speaks to nothing else.
  *
  * Calls come from the front (vCPU thread or main) under the front's lock and may wait for a worker;
@@ -51,5 +52,11 @@ int back_worker_create(struct back **ret, struct virtio_device *dev, const struc
 	struct error *err) NEEDS_CHECK;
 /* For a back that leaves some of its queues to one of workers: the worker of queue i. */
 struct worker *back_worker_of(struct back *b, unsigned queue);
+/*
+ * The same workers in a process of their own (back_process.h), which env->process gets ready; where
+ * it is NULL the caller forks it.
+ */
+int back_process_create(struct back **ret, struct virtio_device *dev, const struct device_env *env,
+	struct error *err) NEEDS_CHECK;
 
 #endif

@@ -19,7 +19,7 @@
  *
  * A broken ring is not served any more: its kick fd is unwatched, and main is told (dev->broken).
  */
-#include "devices/virtio/back.h"
+#include "devices/virtio/back_worker.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -54,6 +54,7 @@ struct served {
 
 struct back_worker {
 	struct back back;          /* first */
+	const struct back_watch *watch; /* const once a queue started; NULL: nobody */
 	unsigned n;                /* const */
 	struct served served[];
 };
@@ -280,6 +281,13 @@ static void close_queue(struct served *s, struct queue_setup *ret)
 	s->queue = NULL;
 }
 
+static int take_up(struct served *s, unsigned index)
+{
+	const struct back_watch *watch = s->bw->watch;
+
+	return watch ? queue_record_take_up(s->queue, watch->record(watch->ctx, index)) : 0;
+}
+
 static void start_on_worker(void *ctx)
 {
 	struct start_call *c = ctx;
@@ -299,7 +307,9 @@ static void start_on_worker(void *ctx)
 	s->waiting = NULL;
 	s->idle = (struct loop_idle){ .fn = on_idle, .ctx = s };
 	dev->queues[c->setup->index] = s->queue;
-	c->result = loop_add_eventfd(loop, s->kick_fd, on_kick, s, &s->kick);
+	c->result = take_up(s, c->setup->index);
+	if (c->result == 0)
+		c->result = loop_add_eventfd(loop, s->kick_fd, on_kick, s, &s->kick);
 	if (c->result == 0 && dev->type->queue_start)
 		c->result = dev->type->queue_start(dev, s->queue);
 	if (c->result < 0) {
@@ -332,6 +342,9 @@ static void stop_on_worker(void *ctx)
 
 	if (!c->s->queue)
 		return;
+	/* An earlier owner had popped them: their place in the ring is behind the indices. */
+	for (unsigned n = queue_replays_left(c->s->queue); n && queue_replays_left(c->s->queue); n--)
+		dev->type->handle(dev, c->s->queue);
 	if (dev->type->queue_stop)
 		dev->type->queue_stop(dev, c->s->queue);
 	queue_flush(c->s->queue);
@@ -459,6 +472,11 @@ static const struct back_ops back_worker_ops = {
 struct worker *back_worker_of(struct back *b, unsigned queue)
 {
 	return ((struct back_worker *)b)->served[queue].worker;
+}
+
+void back_worker_watch(struct back *b, const struct back_watch *watch)
+{
+	((struct back_worker *)b)->watch = watch;
 }
 
 enum { THREAD_NAME = 16 };

@@ -177,13 +177,13 @@ static unsigned all_ram(const struct guest_mem *mem, struct iovec *ret)
 }
 
 /* `path` or `null`, one of them. */
-static int open_disk(struct disk **ret, const struct blk_options *o, const struct guest_mem *mem,
+static int open_disk(struct disk **ret, const struct blk_options *o, const struct virtio_device *dev,
 	struct error *err)
 {
 	struct iovec ram[MEM_REGIONS_MAX];
 	const struct disk_config config = {
 		.fixed = ram,
-		.nfixed = o->fixed_buffers ? all_ram(mem, ram) : 0,
+		.nfixed = o->fixed_buffers ? all_ram(dev->mem, ram) : 0,
 		.path = o->path,
 		.format = o->format,
 		.readonly = o->readonly,
@@ -191,6 +191,7 @@ static int open_disk(struct disk **ret, const struct blk_options *o, const struc
 		.backing_files = o->backing_files,
 		.overlay = o->overlay,
 		.ephemeral = o->ephemeral,
+		.forks = dev->isolated,
 	};
 	const struct disk_null_config null = {
 		.size = o->null_size,
@@ -243,6 +244,26 @@ static int bind_queues(struct blk *blk, const struct option_ints *list, struct e
 	return 0;
 }
 
+/* What one process cannot have, or cannot hand to the next. */
+static int check_isolation(const struct virtio_device *dev, const struct blk_options *o, struct error *err)
+{
+	if (!dev->isolated)
+		return 0;
+	if (o->on_error == BLK_ON_ERROR_PAUSE)
+		return error_set(err, EINVAL,
+			"--disk on_error=pause: a process of the disk's own cannot hold requests until the machine goes on; "
+			"say on_error=report, or isolation=thread");
+	if (o->rate.group)
+		return error_set(err, EINVAL,
+			"--disk rate_group=%s: a group's limits are shared by threads of this program, not with a process; "
+			"say isolation=thread, or leave the group out", o->rate.group);
+	if (o->fixed_buffers)
+		return error_set(err, EINVAL,
+			"--disk fixed_buffers=on: memory is not locked anew for each process; say isolation=thread, or "
+			"leave it out");
+	return 0;
+}
+
 static int blk_create(struct virtio_device *dev, const struct device_env *env, const void *options,
 	struct error *err)
 {
@@ -259,10 +280,24 @@ static int blk_create(struct virtio_device *dev, const struct device_env *env, c
 	r = bind_queues(blk, &o->affinity, err);
 	if (r)
 		return r;
-	r = open_disk(&blk->disk, o, dev->mem, err);
+	r = check_isolation(dev, o, err);
 	if (r)
 		return r;
+	r = open_disk(&blk->disk, o, dev, err);
+	if (r)
+		return r;
+	if (dev->isolated && !blk->disk->ops->queue_forked)
+		return error_set(err, EINVAL,
+			"--disk path=%s: what is no raw image or block device cannot be taken over by another process; "
+			"say isolation=thread, or convert it to format=raw", o->path);
 	blk->disk->ops->info(blk->disk, &blk->info);
+	if (dev->isolated && blk->info.zoned.zone_size)
+		return error_set(err, EINVAL,
+			"--disk path=%s: the zones of a disk are looked after by a thread of this program; say isolation=thread",
+			o->path);
+	/* They are that thread's too. */
+	blk->info.can_secure_erase &= !dev->isolated;
+	blk->info.has_lifetime &= !dev->isolated;
 	blk->max_iov = MIN(MAX(dev->queue_size, 3u) - 2u, (unsigned)BLK_SEG_MAX) + BLK_IOV_EXTRA;
 	blk->writeback = 1;
 	blk->on_error = (enum blk_on_error)o->on_error;
@@ -282,7 +317,32 @@ static int blk_create(struct virtio_device *dev, const struct device_env *env, c
 	if (r)
 		return r;
 	memcpy(dev->syscalls, blk->disk->syscalls, sizeof(blk->disk->syscalls));
+	dev->forked_syscalls = blk->disk->forked_syscalls;
 	return device_main_calls(env, blk->disk->main_syscalls, err);
+}
+
+/* --- a process of its own --- */
+
+static void blk_fds(const struct virtio_device *dev, void (*keep)(void *ctx, int fd), void *ctx)
+{
+	const struct blk *blk = (const struct blk *)dev;
+
+	blk->disk->ops->fds(blk->disk, keep, ctx);
+	for (unsigned i = 0; i < dev->nqueues; i++)
+		keep(ctx, blk->queues[i].timer_fd);
+}
+
+_Static_assert((int)DISK_KEPT_MAX <= (int)VIRTIO_KEPT_MAX, "a disk keeps what its device does");
+
+static int blk_forked(struct virtio_device *dev, const struct virtio_life *life, struct error *err)
+{
+	struct blk *blk = container_of(dev, struct blk, dev);
+	int r = 0;
+
+	blk->disk->ops->forked(blk->disk, life->kept);
+	for (unsigned i = 0; i < dev->nqueues && !r; i++)
+		r = blk->disk->ops->queue_forked(blk->queues[i].disk_queue, life->tomb);
+	return r ? error_set(err, -r, "its disk's queues cannot be made: %s; raise ulimit -l", strerror(-r)) : 0;
 }
 
 static void blk_destroy(struct virtio_device *dev)
@@ -418,6 +478,9 @@ const struct virtio_type virtio_blk_type = {
 	.held = blk_held,
 	.config_written = blk_config_written,
 	.config_writable = blk_config_writable,
+	.may_fork = true,
+	.fds = blk_fds,
+	.forked = blk_forked,
 	.destroy = blk_destroy,
 };
 

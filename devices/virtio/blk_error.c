@@ -58,7 +58,9 @@ static bool may_hold(const struct blk_queue *bq, int result)
 {
 	const struct blk *blk = bq->blk;
 
-	if (bq->stopping || !blk->dev.events || result == -ENOTRECOVERABLE || result == -EOPNOTSUPP)
+	/* A process of the disk's own may be gone by the time that the machine goes on. */
+	if (bq->stopping || !blk->dev.events || blk->dev.isolated ||
+		result == -ENOTRECOVERABLE || result == -EOPNOTSUPP)
 		return false;
 	return blk->on_error == BLK_ON_ERROR_PAUSE || (blk->on_error == BLK_ON_ERROR_ENOSPC && is_full(result));
 }

@@ -67,7 +67,7 @@ bool blk_shares_memory(const void *options)
 {
 	const struct blk_options *o = options;
 
-	return o->vhost_user.socket || o->vdpa;
+	return o->vhost_user.socket || o->vdpa || virtio_shares_memory(options);
 }
 
 const struct virtio_type virtio_blk_vhost_user_type = {

@@ -18,6 +18,12 @@
 #include "vmm/log.h"
 
 const char *const virtio_transport_choices[] = { "pci", "mmio", NULL };
+const char *const virtio_isolation_choices[] = { "auto", "thread", "process", NULL };
+
+bool virtio_shares_memory(const void *options)
+{
+	return ((const struct virtio_options *)options)->isolation == VIRTIO_ISOLATION_PROCESS;
+}
 
 /* One message of each kind is under way at most; both may be posted by any worker of the device. */
 struct front_post {
@@ -374,6 +380,12 @@ static int make_device(struct front *f, const struct virtio_type *type,
 	dev->nqueues = type->nqueues;
 	dev->queue_size = (uint16_t)options->queue_size;
 	dev->config.size = type->config_size;
+	dev->isolated = options->isolation == VIRTIO_ISOLATION_PROCESS ||
+		(options->isolation == VIRTIO_ISOLATION_AUTO && env->isolate && type->may_fork);
+	if (dev->isolated && !type->may_fork)
+		return error_set(err, EINVAL,
+			"%s: isolation=process: %s is only served by threads; leave isolation out", dev->id,
+			type->name);
 	dev->config_changed = device_config_changed;
 	dev->broken = device_broken;
 	dev->front = f;
@@ -402,6 +414,16 @@ static int make_kicks(struct front *f, struct error *err)
 	return 0;
 }
 
+static int make_back(struct front *f, const struct device_env *env, struct error *err)
+{
+	struct virtio_device *dev = f->dev;
+
+	if (dev->make_back)
+		return dev->make_back(&f->back, dev, env, err);
+	return dev->isolated ? back_process_create(&f->back, dev, env, err) :
+		back_worker_create(&f->back, dev, env, err);
+}
+
 int virtio_create(struct device **ret, const struct device_type *row,
 	const struct virtio_type *type, const struct device_env *env, const void *options,
 	struct error *err)
@@ -422,7 +444,7 @@ int virtio_create(struct device **ret, const struct device_type *row,
 	if (r == 0)
 		r = make_kicks(f, err);
 	if (r == 0)
-		r = (f->dev->make_back ? f->dev->make_back : back_worker_create)(&f->back, f->dev, env, err);
+		r = make_back(f, env, err);
 	if (r == 0)
 		r = o->transport == VIRTIO_TRANSPORT_MMIO ? transport_mmio_create(f, env, err) :
 			transport_pci_create(f, env, err);

@@ -30,6 +30,11 @@ struct transport_ops {
 	 */
 	int (*call_fd)(void *transport, unsigned queue);
 	/*
+	 * The i-th of all eventfds that call_fd() may ever name, -1 behind the last. Main, before
+	 * the machine runs.
+	 */
+	int (*irq_fd)(void *transport, unsigned i);
+	/*
 	 * Interrupt: the config image changed, or the device needs a reset. Main or vCPU thread,
 	 * lock held.
 	 */

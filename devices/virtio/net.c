@@ -96,6 +96,18 @@ static void on_state(void *ctx, bool up)
 	tell_loss(net, tell);
 }
 
+/* In a process of its own, where main's words do not come: once, for all of its life. */
+static int watch_for_oneself(struct net_pair *p, struct loop *loop)
+{
+	int r;
+
+	if (!p->net->dev.isolated || p->watched || !p->link->ops->watch)
+		return 0;
+	r = p->link->ops->watch(p->link, loop);
+	p->watched = !r;
+	return r;
+}
+
 int net_start_pair(struct net_pair *p, struct loop *loop)
 {
 	const struct link_events events = {
@@ -111,6 +123,8 @@ int net_start_pair(struct net_pair *p, struct loop *loop)
 	r = loop_add_eventfd(loop, p->wake_fd, on_wake, p, &p->wake);
 	if (!r)
 		r = p->link->ops->attach(p->link, loop, &events);
+	if (!r)
+		r = watch_for_oneself(p, loop);
 	if (r) {
 		loop_remove(p->wake);
 		p->wake = NULL;
@@ -308,6 +322,35 @@ int net_init(struct net *net, const struct net_setup *setup, struct error *err)
 	return 0;
 }
 
+/* --- a process of its own --- */
+
+static void net_fds(const struct virtio_device *dev, void (*keep)(void *ctx, int fd), void *ctx)
+{
+	const struct net *net = (const struct net *)dev;
+
+	keep(ctx, net->ctrl.wake_fd);
+	for (unsigned i = 0; i < net->npairs; i++) {
+		const struct net_pair *p = &net->pairs[i];
+
+		keep(ctx, p->wake_fd);
+		keep(ctx, p->rx.timer_fd);
+		keep(ctx, p->tx.timer_fd);
+		p->link->ops->fds(p->link, keep, ctx);
+	}
+}
+
+static int net_forked(struct virtio_device *dev, const struct virtio_life *life, struct error *err)
+{
+	struct net *net = container_of(dev, struct net, dev);
+
+	int r = 0;
+
+	(void)life;
+	for (unsigned i = 0; i < net->npairs && !r; i++)
+		r = net->pairs[i].link->ops->forked(net->pairs[i].link);
+	return r ? error_set(err, -r, "its tap's ring cannot be made: %s; say isolation=thread", strerror(-r)) : 0;
+}
+
 static void net_destroy(struct virtio_device *dev)
 {
 	struct net *net = container_of(dev, struct net, dev);
@@ -315,7 +358,8 @@ static void net_destroy(struct virtio_device *dev)
 	capture_close(net->capture);
 	if (!net->pairs)
 		return;
-	net_stats_log(net);
+	if (!dev->isolated) /* its process counted */
+		net_stats_log(net);
 	for (unsigned i = 0; i < net->npairs; i++) {
 		struct net_pair *p = &net->pairs[i];
 
@@ -415,6 +459,9 @@ const struct virtio_type virtio_net_type = {
 	.handle = net_handle,
 	.queue_stop = net_queue_stop,
 	.reset = net_reset,
+	.may_fork = true,
+	.fds = net_fds,
+	.forked = net_forked,
 	.destroy = net_destroy,
 };
 

@@ -203,6 +203,7 @@ struct net_pair {
 	struct loop *loop;               /* net->lock to write; NULL: nobody serves it */
 	unsigned applied;                /* net->lock; the settings it has */
 	bool attached;                   /* owner; the link is on the loop */
+	bool watched;                    /* owner; by itself, in a process of its own */
 	bool enabled;                    /* owner; main before; frames may arrive here */
 	unsigned in_kernel;              /* owner; which of its two queues the kernel serves, bits */
 	bool tx_running;                 /* owner; net_tx_run() is on the stack */

@@ -114,6 +114,25 @@ static int watch_link(struct link *l, const struct device_env *env, struct error
 	return r ? error_set(err, -r, "--net: its link cannot be watched: %s", strerror(-r)) : 0;
 }
 
+/* What one process cannot have, or cannot hand to the next. */
+static int check_isolation(const struct net_options *o, struct error *err)
+{
+	static const char *const leave = "say isolation=thread, or leave the other out";
+
+	if (o->user)
+		return error_set(err, EINVAL,
+			"--net user: passt's stream of frames cannot be taken over in the middle of one by another process; "
+			"%s", leave);
+	if (o->capture)
+		return error_set(err, EINVAL, "--net capture=%s: frames are captured by threads of this program, which do not "
+			"see those of a device with a process of its own; %s", o->capture, leave);
+	if (o->rate.group)
+		return error_set(err, EINVAL,
+			"--net rate_group=%s: a group's limits are shared by threads of this program, not with a process; %s",
+			o->rate.group, leave);
+	return 0;
+}
+
 int net_choose_mac(uint8_t mac[6], const struct net_options *o, struct error *err)
 {
 	if (o->mac.set) {
@@ -168,6 +187,8 @@ static const char *needs_frames(const struct net *net, const struct net_options 
 {
 	if (o->user)
 		return "user networking";
+	if (net->dev.isolated)
+		return "isolation=process";
 	if (o->capture)
 		return "capture=";
 	if (o->rate.group || rate_active(&net->rate[0]))
@@ -189,6 +210,8 @@ int net_create(struct virtio_device *dev, const struct device_env *env, const vo
 			(o->anti_spoof == ANTI_SPOOF_AUTO && o->mac.set) };
 	int r = net_check_standby(o, err);
 
+	if (!r && dev->isolated)
+		r = check_isolation(o, err);
 	for (unsigned i = 0; i < ARRAY_SIZE(net->rate) && !r; i++)
 		r = device_rate(&net->rate[i], env, &o->rate, "net", err);
 	if (!r)
@@ -202,10 +225,14 @@ int net_create(struct virtio_device *dev, const struct device_env *env, const vo
 	if (!r)
 		r = net_vhost_setup(net, o->vhost, needs_frames(net, o), err);
 	if (!r)
-		r = watch_link(links[0], env, err);
+		r = dev->isolated ? 0 : watch_link(links[0], env, err);
 	if (r)
 		return r;
 	memcpy(dev->syscalls, links[0]->syscalls, sizeof(links[0]->syscalls));
+	_Static_assert((int)VIRTIO_SYSCALL_TABLES > (int)LINK_SYSCALL_TABLES, "one more");
+	if (dev->isolated) /* it watches for itself */
+		dev->syscalls[LINK_SYSCALL_TABLES] = links[0]->main_syscalls;
+	dev->forked_syscalls = links[0]->forked_syscalls;
 	return device_main_calls(env, links[0]->main_syscalls, err);
 }
 

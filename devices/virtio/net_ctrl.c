@@ -233,6 +233,8 @@ static int run(struct request *rq)
 	pthread_mutex_lock(&rq->net->lock);
 	r = c->run(rq);
 	pthread_mutex_unlock(&rq->net->lock);
+	if (!r && rq->net->dev.state_changed)
+		rq->net->dev.state_changed(&rq->net->dev);
 	return r;
 }
 

@@ -193,7 +193,7 @@ bool net_shares_memory(const void *options)
 {
 	const struct net_options *o = options;
 
-	return o->vhost_user.socket || o->vdpa;
+	return o->vhost_user.socket || o->vdpa || virtio_shares_memory(options);
 }
 
 const struct virtio_type virtio_net_vhost_user_type = {

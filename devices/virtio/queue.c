@@ -83,6 +83,9 @@ static struct queue *alloc_queue(unsigned size, size_t priv_size, const struct q
 	size_t table = place(&end, size * sizeof(struct vring_desc));
 	size_t priv = place(&end, priv_size);
 	size_t pool = place(&end, size * chain_bytes);
+	/* Behind the pool, where they are touched only when there is a record. */
+	size_t replay = place(&end, size * sizeof(uint16_t));
+	size_t free_slot = place(&end, size * sizeof(uint16_t));
 	uint8_t *base = !room ? map(end) : end <= room->bytes ? room->base : NULL;
 	struct queue *q = (struct queue *)base;
 
@@ -96,6 +99,8 @@ static struct queue *alloc_queue(unsigned size, size_t priv_size, const struct q
 	q->table = base + table;
 	q->priv = base + priv;
 	q->pool = base + pool;
+	q->replay = (uint16_t *)(base + replay);
+	q->free_slot = (uint16_t *)(base + free_slot);
 	return q;
 }
 
@@ -112,8 +117,8 @@ int queue_room_create(struct queue_room *ret, unsigned n, unsigned size)
 {
 	/* As alloc_queue() lays it out, each part rounded up. */
 	size_t chain_bytes = align_up(sizeof(struct chain) + (size + IOV_EXTRA) * sizeof(struct iovec), LINE);
-	size_t each = sizeof(struct queue) + size * (sizeof(bool) +
-		sizeof(struct chain *) + sizeof(struct vring_desc) + chain_bytes) + 8 * LINE;
+	size_t each = sizeof(struct queue) + size * (sizeof(bool) + 2 * sizeof(uint16_t) +
+		sizeof(struct chain *) + sizeof(struct vring_desc) + chain_bytes) + 10 * LINE;
 	uint8_t *base;
 
 	each = align_up(each, PAGE_4K);
@@ -173,7 +178,7 @@ int queue_open_in(struct queue **ret, const struct queue_room *room, struct gues
 	q->packed = setup->features & VIRTIO_BIT(VIRTIO_F_RING_PACKED);
 	q->event_idx = setup->features & VIRTIO_BIT(VIRTIO_F_EVENT_IDX);
 	q->indirect = setup->features & VIRTIO_BIT(VIRTIO_F_INDIRECT_DESC);
-	q->in_order = setup->features & VIRTIO_BIT(VIRTIO_F_IN_ORDER);
+	q->in_order = q->noted = setup->features & VIRTIO_BIT(VIRTIO_F_IN_ORDER);
 	q->next_avail = setup->next_avail;
 	q->next_used = setup->next_used;
 	q->avail_seen = setup->next_avail;
@@ -258,7 +263,7 @@ int queue_break(struct queue *q, const char *why)
 {
 	if (!q->broken)
 		log_guest(LOG_WARN, "queue %u is broken until a reset: %s", q->setup.index, why);
-	q->broken = true;
+	q->broken = q->unusual = true;
 	return -EPROTO;
 }
 
@@ -279,93 +284,14 @@ static unsigned order_slot(const struct queue *q, unsigned i)
 	return slot >= q->size ? slot - q->size : slot;
 }
 
-void queue_append_order(struct queue *q, struct chain *c)
+void queue_account_noted(struct queue *q, struct chain *c)
 {
-	c->done = false;
-	q->order[order_slot(q, q->order_len++)] = c;
-}
-
-/*
- * Of a chain as long as the queue each descriptor has its iovec; IOV_EXTRA are for region borders.
- * Where a buffer lies in one region, that is the first place where the next one is looked for.
- */
-static int add_iov(struct queue *q, const struct chain *c, const struct gather *g, unsigned before, uint64_t addr,
-	uint32_t len)
-{
-	int room = (int)(1 + IOV_EXTRA - ((unsigned)(g->next - c->iov) - before));
-
-	for (const struct mem_ram *r = mem_head(q->mem)->ram; r->size; r++) {
-		void *at = mem_in(r, gpa(addr), len);
-
-		if (!at)
-			continue;
-		q->ram = r;
-		*g->next = (struct iovec){ at, len };
-		return 1;
+	if (q->in_order) {
+		c->done = false;
+		q->order[order_slot(q, q->order_len++)] = c;
 	}
-	return mem_iov(q->mem, gpa(addr), len, g->next, room);
-}
-
-const char *gather_add(struct queue *q, const struct chain *c, struct gather *g, unsigned before, uint64_t addr,
-	uint32_t len, bool writable)
-{
-	int n;
-
-	if (!len)
-		return "a descriptor of length 0";
-	if (g->side && !writable)
-		return "a readable descriptor after a writable one";
-	if (!g->side && writable) {
-		g->side = VRING_DESC_WRITE;
-		g->border = g->next;
-		g->in = g->total;
-	}
-	n = add_iov(q, c, g, before, addr, len);
-	if (n < 0)
-		return n == -E2BIG ? "a chain over too many memory regions" : "a buffer that is not RAM";
-	g->next += n;
-	g->total += len;
-	return NULL;
-}
-
-const struct mem_ram *queue_find_ram(const struct queue *q, uint64_t addr, uint32_t len)
-{
-	const struct mem_ram *r = mem_head(q->mem)->ram;
-
-	while (r->size && !mem_holds(r, gpa(addr), len))
-		r++;
-	return r;
-}
-
-static bool bad_table(const struct queue *q, uint32_t len)
-{
-	return !len || len % sizeof(struct vring_desc) || len / sizeof(struct vring_desc) > q->size;
-}
-
-/*
- * §2.7.5.3: a chain is no longer than the queue, so a table that is longer is refused. Descriptors
- * are read in place, each once, as those of the ring are; where the table lies across two regions,
- * or odd, it is copied first.
- */
-const void *queue_find_table(struct queue *q, uint64_t addr, uint32_t len)
-{
-	const void *whole;
-
-	if (!q->indirect || bad_table(q, len))
-		return NULL;
-	whole = mem_map(q->mem, gpa(addr), len, sizeof(uint64_t));
-	if (whole)
-		return whole;
-	return mem_read(q->mem, gpa(addr), q->table, len) < 0 ? NULL : q->table;
-}
-
-const char *queue_no_table(const struct queue *q, uint32_t len)
-{
-	if (!q->indirect)
-		return "an indirect descriptor without the feature";
-	if (bad_table(q, len))
-		return "an indirect table of a bad length";
-	return "an indirect table that is not RAM";
+	if (q->record)
+		queue_note_popped(q, c);
 }
 
 /*
@@ -374,8 +300,8 @@ const char *queue_no_table(const struct queue *q, uint32_t len)
 int queue_refuse(struct queue *q, struct chain *c, const char *why)
 {
 	chain_start_empty(c);
-	if (q->in_order)
-		queue_append_order(q, c);
+	if (q->noted)
+		queue_account_noted(q, c);
 	queue_count(q->stats.popped, 1);
 	queue_count(q->stats.malformed, 1);
 	queue_push(q, c);
@@ -387,12 +313,14 @@ static __attribute__((noinline)) int pop_seldom(struct queue *q, struct chain **
 {
 	if (!queue_rings_ready(q) || q->broken)
 		return -EPROTO;
+	if (q->unusual)
+		return queue_replay(q, ret);
 	return q->packed ? packed_pop(q, ret, max) : split_pop(q, ret, max);
 }
 
 int queue_pop_batch(struct queue *q, struct chain **ret, unsigned max)
 {
-	if (seldom(mem_generation(q->mem) != q->generation || q->broken))
+	if (seldom(mem_generation(q->mem) != q->generation || q->unusual))
 		return pop_seldom(q, ret, max);
 	return q->packed ? packed_pop(q, ret, max) : split_pop(q, ret, max);
 }
@@ -417,7 +345,9 @@ void queue_unpop(struct queue *q, struct chain *c)
 	if (q->in_order)
 		q->order_len--;
 	queue_count(q->stats.popped, -1);
-	if (q->packed)
+	if (q->record && queue_note_unpopped(q, c))
+		; /* its place in the ring is behind us */
+	else if (q->packed)
 		packed_unpop(q, c);
 	else
 		split_unpop(q);
@@ -440,21 +370,32 @@ static void put_nowhere(struct queue *q, struct chain *c)
 	queue_count(q->stats.returned, 1);
 }
 
-/* With IN_ORDER, or when the rings must be mapped again and perhaps cannot. */
+/* The used entry first, so that what the record says is done can be published. */
+static inline void put_noted(struct queue *q, struct chain *c, bool ready)
+{
+	const uint16_t head = c->head, ndesc = c->ndesc;
+
+	if (!ready) {
+		put_nowhere(q, c);
+		return;
+	}
+	put(q, c);
+	if (q->record)
+		queue_note_put(q, head, ndesc);
+}
+
+/* With IN_ORDER or a record, or when the rings must be mapped again and perhaps cannot. */
 static __attribute__((noinline)) void push_seldom(struct queue *q, struct chain *c)
 {
 	bool ready = queue_rings_ready(q);
 
+	if (!q->in_order) {
+		put_noted(q, c, ready);
+		return;
+	}
 	c->done = true;
-	if (!q->in_order && ready)
-		put(q, c);
-	else if (!q->in_order)
-		put_nowhere(q, c);
 	while (q->order_len && q->order[q->order_head]->done) {
-		if (ready)
-			put(q, q->order[q->order_head]);
-		else
-			put_nowhere(q, q->order[q->order_head]);
+		put_noted(q, q->order[q->order_head], ready);
 		q->order_head = (uint16_t)order_slot(q, 1);
 		q->order_len--;
 	}
@@ -462,7 +403,7 @@ static __attribute__((noinline)) void push_seldom(struct queue *q, struct chain 
 
 void queue_push(struct queue *q, struct chain *c)
 {
-	if (seldom(q->in_order || mem_generation(q->mem) != q->generation))
+	if (seldom(q->noted || mem_generation(q->mem) != q->generation))
 		push_seldom(q, c);
 	else
 		put(q, c);
@@ -470,7 +411,7 @@ void queue_push(struct queue *q, struct chain *c)
 
 void queue_push_batch(struct queue *q, struct chain **chains, unsigned n)
 {
-	if (seldom(q->in_order || mem_generation(q->mem) != q->generation))
+	if (seldom(q->noted || mem_generation(q->mem) != q->generation))
 		for (unsigned i = 0; i < n; i++)
 			push_seldom(q, chains[i]);
 	else if (q->packed)
@@ -481,10 +422,14 @@ void queue_push_batch(struct queue *q, struct chain **chains, unsigned n)
 
 static void publish(struct queue *q)
 {
+	if (q->record)
+		queue_note_publishing(q);
 	if (q->packed)
 		packed_publish(q);
 	else
 		split_publish(q);
+	if (q->record)
+		queue_note_published(q);
 }
 
 int queue_call(struct queue *q)
@@ -544,8 +489,10 @@ void queue_dirty_ring(struct queue *q, const void *ring, size_t each, unsigned f
 
 bool queue_has_avail(struct queue *q)
 {
-	if (!queue_rings_ready(q) || q->broken)
+	if (!queue_rings_ready(q))
 		return false;
+	if (q->unusual)
+		return !q->broken;
 	return q->packed ? packed_has_avail(q) : split_has_avail(q);
 }
 

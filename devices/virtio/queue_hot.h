@@ -108,8 +108,8 @@ static inline int queue_hand_out(struct queue *q, struct chain *c, struct iovec 
 		return queue_refuse(q, c, "a chain above 4 GiB");
 	chain_start(c, (uint32_t)total - c->in.left);
 	c->last = last;
-	if (seldom(q->in_order))
-		queue_append_order(q, c);
+	if (seldom(q->noted))
+		queue_account_noted(q, c);
 	*ret = c;
 	return 1;
 }

@@ -30,7 +30,7 @@ static inline bool is_avail(uint16_t flags, uint16_t state)
  * §2.8.7: a table is an array; only WRITE has a meaning in it. Other flags are ignored but for the
  * forbidden nesting.
  */
-static const char *walk_table(struct queue *q, const struct chain *c, struct gather *g, uint64_t addr,
+static inline const char *walk_table(struct queue *q, const struct chain *c, struct gather *g, uint64_t addr,
 	uint32_t len)
 {
 	const struct pvring_desc *table = queue_find_table(q, addr, len);
@@ -46,6 +46,11 @@ static const char *walk_table(struct queue *q, const struct chain *c, struct gat
 			flags & VRING_DESC_WRITE);
 	}
 	return why;
+}
+
+const char *packed_walk_table(struct queue *q, const struct chain *c, struct gather *g, uint64_t addr, uint32_t len)
+{
+	return walk_table(q, c, g, addr, len);
 }
 
 /*

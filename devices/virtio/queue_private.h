@@ -12,6 +12,7 @@
 
 #include "devices/virtio/chain.h"
 #include "devices/virtio/queue.h"
+#include "devices/virtio/virtio.h"
 
 /* §2.7.5, §2.8.1; the last two in the packed ring only. */
 enum vring_desc_flag {
@@ -133,6 +134,8 @@ struct queue {
 	};
 
 	bool broken;
+	bool unusual;            /* broken, or there are replays: queue_pop() looks twice */
+	bool noted;              /* in_order, or there is a record */
 	bool kick_off;           /* the driver was told not to kick (no EVENT_IDX) */
 	/* packed: AVAIL and USED as they stand in what is next (§2.8.1), by the wrap counters */
 	uint16_t avail_state, used_state;
@@ -148,6 +151,15 @@ struct queue {
 	uint16_t fresh;          /* chains of the pool that were never handed out begin here */
 	struct chain *free;
 	struct queue_stats stats;
+
+	/* queue_record.c; record NULL: nothing is noted, and the rest is not used */
+	struct queue_record *record;
+	uint64_t noted_pops, noted_puts; /* since the start, puts in ring entries */
+	uint16_t *replay;        /* heads to hand out again, in order */
+	uint16_t nreplays, replays_done;
+	bool replaying;
+	uint16_t *free_slot;     /* packed: slots of the record for descriptors, a ring of `size` */
+	uint16_t slot_head, slot_tail;
 };
 
 /*
@@ -165,9 +177,21 @@ bool queue_map_again(struct queue *q);
 struct chain *queue_take_fresh(struct queue *q);
 /* The chain that was taken is malformed: back with nothing, and -EPROTO, as queue_pop(). */
 int queue_refuse(struct queue *q, struct chain *c, const char *why);
-void queue_append_order(struct queue *q, struct chain *c);
 /* The region of RAM that holds it all; of size 0: none does. */
 const struct mem_ram *queue_find_ram(const struct queue *q, uint64_t addr, uint32_t len);
+/* Of a queue that is `noted`: with IN_ORDER its place, and its entry of the record. */
+void queue_account_noted(struct queue *q, struct chain *c);
+
+/* queue_record.c; of a queue that has one. */
+void queue_note_popped(struct queue *q, const struct chain *c);
+/* true: it was a replay, and will be one again. */
+bool queue_note_unpopped(struct queue *q, const struct chain *c);
+void queue_note_put(struct queue *q, uint16_t head, uint16_t ndesc);
+/* Around what makes pushed entries visible. */
+void queue_note_publishing(struct queue *q);
+void queue_note_published(struct queue *q);
+/* The next replay, as queue_pop(); there is one. */
+int queue_replay(struct queue *q, struct chain **ret);
 
 /* A chain while its descriptors are collected; begins with .next = c->iov. */
 struct gather {
@@ -194,6 +218,7 @@ void queue_dirty_ring(struct queue *q, const void *ring, size_t each, unsigned f
  */
 bool split_map(struct queue *q);
 int split_pop(struct queue *q, struct chain **ret, unsigned max);
+int split_replay(struct queue *q, uint16_t head, struct chain **ret);
 void split_unpop(struct queue *q);
 void split_put(struct queue *q, struct chain **chains, unsigned n);
 void split_publish(struct queue *q);
@@ -205,6 +230,8 @@ void split_enable_kick(struct queue *q);
 
 bool packed_map(struct queue *q);
 int packed_pop(struct queue *q, struct chain **ret, unsigned max);
+/* The descriptors of an indirect table; NULL or what is wrong with one. */
+const char *packed_walk_table(struct queue *q, const struct chain *c, struct gather *g, uint64_t addr, uint32_t len);
 void packed_unpop(struct queue *q, const struct chain *c);
 void packed_put(struct queue *q, struct chain **chains, unsigned n);
 void packed_publish(struct queue *q);

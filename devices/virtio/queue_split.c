@@ -176,6 +176,16 @@ int split_pop(struct queue *q, struct chain **ret, unsigned max)
 	return queue_pop_each(q, ret, max, pop_one);
 }
 
+/* The table is the driver's, and it leaves a chain alone until that is returned. */
+int split_replay(struct queue *q, uint16_t head, struct chain **ret)
+{
+	struct chain *c = queue_take(q);
+
+	q->busy[head] = true;
+	c->head = head;
+	return pop_unusual(q, c, ret);
+}
+
 void split_unpop(struct queue *q)
 {
 	q->next_avail--;

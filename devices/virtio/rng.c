@@ -120,6 +120,11 @@ static int rng_create(struct virtio_device *dev, const struct device_env *env, c
 	return 0;
 }
 
+static void rng_fds(const struct virtio_device *dev, void (*keep)(void *ctx, int fd), void *ctx)
+{
+	keep(ctx, ((const struct rng *)dev)->fd);
+}
+
 static void rng_destroy(struct virtio_device *dev)
 {
 	struct rng *rng = container_of(dev, struct rng, dev);
@@ -163,6 +168,8 @@ const struct virtio_type virtio_rng_type = {
 	.syscalls = rng_syscalls,
 	.create = rng_create,
 	.handle = rng_handle,
+	.may_fork = true,
+	.fds = rng_fds,
 	.destroy = rng_destroy,
 };
 
@@ -177,5 +184,6 @@ const struct device_type virtio_rng_row = {
 	.options = &rng_group,
 	.id_prefix = "_rng",
 	.always = true,
+	.shares_memory = virtio_shares_memory,
 	.create = row_create,
 };

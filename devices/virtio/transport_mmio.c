@@ -202,6 +202,11 @@ static int mmio_call_fd(void *transport, unsigned queue)
 	return irq_fd(t->irq);
 }
 
+static int mmio_irq_fd(void *transport, unsigned i)
+{
+	return i ? -1 : mmio_call_fd(transport, 0);
+}
+
 static void mmio_config_irq(void *transport)
 {
 	struct transport_mmio *t = transport;
@@ -283,6 +288,7 @@ static void mmio_destroy(void *transport)
 
 static const struct transport_ops mmio_ops = {
 	.call_fd = mmio_call_fd,
+	.irq_fd = mmio_irq_fd,
 	.config_irq = mmio_config_irq,
 	.reset = mmio_reset,
 	.save = mmio_save,

@@ -351,6 +351,14 @@ static int transport_pci_call_fd(void *transport, unsigned queue)
 	return source ? irq_fd(source) : -1;
 }
 
+static int transport_pci_irq_fd(void *transport, unsigned i)
+{
+	struct transport_pci *t = transport;
+	struct irq_source *source = pci_msix_source(&t->fn, i);
+
+	return source ? irq_fd(source) : -1;
+}
+
 static void transport_pci_config_irq(void *transport)
 {
 	struct transport_pci *t = transport;
@@ -438,6 +446,7 @@ static void transport_pci_destroy(void *transport)
 
 static const struct transport_ops pci_ops = {
 	.call_fd = transport_pci_call_fd,
+	.irq_fd = transport_pci_irq_fd,
 	.config_irq = transport_pci_config_irq,
 	.reset = transport_pci_reset,
 	.power_on = transport_pci_power_on,

@@ -45,7 +45,8 @@ enum virtio_feature {
 };
 #define VIRTIO_BIT(n) (UINT64_C(1) << (n))
 
-enum { VIRTIO_QUEUES_MAX = 64, VIRTIO_QUEUE_SIZE_MAX = 1024, VIRTIO_CONFIG_MAX = 256, VIRTIO_NO_VECTOR = 0xffff };
+enum { VIRTIO_QUEUES_MAX = 64, VIRTIO_QUEUE_SIZE_MAX = 1024, VIRTIO_CONFIG_MAX = 256, VIRTIO_NO_VECTOR = 0xffff,
+	VIRTIO_KEPT_MAX = 64 };
 
 struct virtio_device;
 struct back;
@@ -57,12 +58,20 @@ struct chain;
  * time; readers are vCPU threads: a sequence counter, even when stable; its upper bits are the
  * config generation of §2.5.1.
  */
-struct virtio_config {
+struct virtio_image {
 	_Atomic uint32_t seq;
-	uint32_t size;
 	_Atomic uint8_t bytes[VIRTIO_CONFIG_MAX];
 };
-/* Any thread; a torn read is retried. Bytes past `size` read 0. */
+struct virtio_config {
+	uint32_t size;
+	struct virtio_image own;
+	/* where the image is instead, when a process of its own serves the device; NULL: above */
+	struct virtio_image *shared;
+};
+/*
+ * Any thread; a torn read is retried. Bytes past `size` read 0. A shared image may have been left
+ * in the middle of a write, or be written without end: it is waited for so long and no longer.
+ */
 void virtio_config_read(const struct virtio_config *c, unsigned offset, void *data, unsigned len);
 void virtio_config_write(struct virtio_config *c, unsigned offset, const void *data, unsigned len);
 uint32_t virtio_config_generation(const struct virtio_config *c);
@@ -73,10 +82,16 @@ struct virtio_options {
 	uint32_t transport; /* enum virtio_transport_kind */
 	bool packed;        /* offer VIRTIO_F_RING_PACKED */
 	bool in_order;      /* offer VIRTIO_F_IN_ORDER */
+	uint32_t isolation; /* enum virtio_isolation */
 	uint32_t queue_size;
 };
 enum virtio_transport_kind { VIRTIO_TRANSPORT_PCI, VIRTIO_TRANSPORT_MMIO };
 extern const char *const virtio_transport_choices[];
+/* AUTO: as --isolation says, where the device can. */
+enum virtio_isolation { VIRTIO_ISOLATION_AUTO, VIRTIO_ISOLATION_THREAD, VIRTIO_ISOLATION_PROCESS };
+extern const char *const virtio_isolation_choices[];
+/* device_type.shares_memory of what may_fork; `options` begins with a struct virtio_options. */
+bool virtio_shares_memory(const void *options);
 /*
  * The rows for them; the options struct must begin with a struct virtio_options. Used inside a rows
  * table.
@@ -92,10 +107,21 @@ extern const char *const virtio_transport_choices[];
 	{ .key = "in_order", .type = OPTION_BOOL, .def = "off",                                     \
 		.offset = offsetof(struct virtio_options, in_order),                               \
 		.help = "offer in-order completion" },                                             \
+	{ .key = "isolation", .type = OPTION_ENUM, .def = "auto",                                   \
+		.offset = offsetof(struct virtio_options, isolation),                              \
+		.choices = virtio_isolation_choices,                                               \
+		.help = "served by threads of this program, or by a process of its own; auto: as " \
+			"--isolation says" },                                                      \
 	{ .key = "queue_size", .type = OPTION_U32, .def = default_queue_size, .min = 2,             \
 		.max = VIRTIO_QUEUE_SIZE_MAX, .unit = "descriptors, a power of two",               \
 		.offset = offsetof(struct virtio_options, queue_size),                             \
 		.help = "largest size of each queue" }
+
+/* What a new process of a device is given that belongs to this life, or to all of them. */
+struct virtio_life {
+	int tomb;   /* to be registered with all that may outlive the process (vmm/process.h) */
+	void *kept; /* VIRTIO_KEPT_MAX bytes of the device's own, zeroed before the first life */
+};
 
 struct virtio_type {
 	const char *name;                   /* "virtio-blk" */
@@ -162,6 +188,16 @@ struct virtio_type {
 	 */
 	void (*retry)(struct virtio_device *dev);
 	unsigned (*held)(const struct virtio_device *dev);
+	/*
+	 * The device can be served by a process of its own: what is in flight may be begun again
+	 * by another one.
+	 *   fds: main, after create(): all that it does its work with. May be NULL.
+	 *   forked: a new process, before it is sealed: make anew what belongs to one process. May
+	 *   be NULL.
+	 */
+	bool may_fork;
+	void (*fds)(const struct virtio_device *dev, void (*keep)(void *ctx, int fd), void *ctx);
+	int (*forked)(struct virtio_device *dev, const struct virtio_life *life, struct error *err);
 	/* Main; host fds are closed here. Half-built devices too. May be NULL. */
 	void (*destroy)(struct virtio_device *dev);
 };
@@ -179,6 +215,7 @@ struct virtio_device {
 	uint64_t features;                 /* negotiated; set before the first queue_start */
 	uint16_t nqueues;                  /* const after create */
 	uint16_t queue_size;               /* const after create: the largest */
+	bool isolated;                     /* const; in a process of its own; create() may refuse */
 	/* const after create: the worker of queue i runs on cpus[i % ncpus]; ncpus 0: anywhere */
 	const uint32_t *cpus;
 	uint32_t ncpus;
@@ -189,6 +226,7 @@ struct virtio_device {
 	uint64_t poll_ns;
 	/* const after create: what its workers do beyond type->syscalls, by what was opened */
 	const struct syscall_row *syscalls[VIRTIO_SYSCALL_TABLES];
+	const struct syscall_row *forked_syscalls; /* const after create: of type->forked() */
 	struct virtio_config config;
 	struct queue *queues[VIRTIO_QUEUES_MAX]; /* running ones, else NULL; entry i: owner of queue i */
 	/*
@@ -207,7 +245,12 @@ struct virtio_device {
 	 * front.
 	 */
 	void (*broken)(struct virtio_device *dev);
-	void *front;                       /* for the two above only */
+	/*
+	 * A command of the driver's changed what type->state saves; called before its answer is
+	 * published. Worker of queue 0. NULL: nobody wants to know.
+	 */
+	void (*state_changed)(struct virtio_device *dev);
+	void *front;                       /* for those above only */
 };
 
 static inline bool virtio_has(const struct virtio_device *dev, unsigned bit)

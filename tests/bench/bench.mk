@@ -50,9 +50,10 @@ bench-counts: $(BUILD)/microvm $(bench_dir)/start $(bench_dir)/user
 	@$(inside) tests/rig/run tests/bench/counts --build $(BUILD) --out /out/counts.json
 	@cp build/rig/out/counts.json $(bench_dir)/counts.json
 
-bench: bench-build
+bench: bench-build $(guest_elf)
 	@tests/bench/run --build $(BUILD) --results tests/bench/RESULTS.md
 	@tests/bench/instructions --build $(BUILD)
+	@tests/bench/isolation --build $(BUILD)
 	@$(MAKE) --no-print-directory bench-counts
 ifeq ($(HOST),x86_64)
 	@$(MAKE) --no-print-directory ARCH=aarch64 deps bench-counts

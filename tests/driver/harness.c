@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 static void must(bool ok, const char *what)
@@ -33,7 +34,17 @@ void *harness_at(struct harness *h, uint64_t addr)
 	return NULL;
 }
 
-struct harness *harness_new_closed(uint16_t size, uint64_t features)
+static void *make_region(bool shared)
+{
+	void *at = shared ? mmap(NULL, HARNESS_REGION, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0) :
+		aligned_alloc(PAGE_4K, HARNESS_REGION);
+
+	must(at && at != MAP_FAILED, "no memory");
+	memset(at, 0, HARNESS_REGION);
+	return at;
+}
+
+static struct harness *make(uint16_t size, uint64_t features, bool shared)
 {
 	static const uint64_t base[] = { HARNESS_LOW, HARNESS_HIGH, HARNESS_FAR };
 	struct harness *h = calloc(1, sizeof(*h));
@@ -41,11 +52,10 @@ struct harness *harness_new_closed(uint16_t size, uint64_t features)
 	struct vd_config c;
 
 	must(h, "no memory");
+	h->shared = shared;
 	must(mem_create(&h->mem, NULL) == 0, "mem_create");
 	for (size_t i = 0; i < ARRAY_SIZE(base); i++) {
-		h->host[i] = aligned_alloc(PAGE_4K, HARNESS_REGION);
-		must(h->host[i], "no memory");
-		memset(h->host[i], 0, HARNESS_REGION);
+		h->host[i] = make_region(shared);
 		must(mem_add_borrowed(h->mem, base[i], HARNESS_REGION, h->host[i]) == 0, "mem_add_borrowed");
 	}
 	h->call_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -78,6 +88,16 @@ struct harness *harness_new_closed(uint16_t size, uint64_t features)
 	return h;
 }
 
+struct harness *harness_new_closed(uint16_t size, uint64_t features)
+{
+	return make(size, features, false);
+}
+
+struct harness *harness_new_shared(uint16_t size, uint64_t features)
+{
+	return make(size, features, true);
+}
+
 struct harness *harness_new(uint16_t size, uint64_t features)
 {
 	struct harness *h = harness_new_closed(size, features);
@@ -93,7 +113,7 @@ void harness_free(struct harness *h)
 	queue_close(h->q, NULL);
 	mem_destroy(h->mem);
 	for (size_t i = 0; i < ARRAY_SIZE(h->host); i++)
-		free(h->host[i]);
+		h->shared ? (void)munmap(h->host[i], HARNESS_REGION) : free(h->host[i]);
 	close(h->call_fd);
 	free(h);
 }

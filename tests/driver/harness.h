@@ -39,12 +39,15 @@ struct harness {
 	struct vd_queue vd;   /* the driver */
 	int call_fd;
 	unsigned kicks;       /* notifications the driver sent */
+	bool shared;          /* memory is shared with processes forked later */
 };
 
 /* Rings of `size` entries with these features (VERSION_1 is added), driver and device ready. Aborts when it cannot. */
 struct harness *harness_new(uint16_t size, uint64_t features);
 /* The same without queue_open(): h->q is NULL and h->setup is filled. */
 struct harness *harness_new_closed(uint16_t size, uint64_t features);
+/* And in memory that is shared with processes forked later. */
+struct harness *harness_new_shared(uint16_t size, uint64_t features);
 /* Takes NULL. Closes the queue when it is open; then nothing may be in flight. */
 void harness_free(struct harness *h);
 

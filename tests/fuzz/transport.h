@@ -28,7 +28,7 @@ static void check_front(struct front *f)
 		if (f->dev->queues[i])
 			MUST(!queue_in_flight(f->dev->queues[i]));
 	}
-	MUST(!(f->dev->config.seq & 1));
+	MUST(!(f->dev->config.own.seq & 1));
 }
 
 /* Save, go through reset, load, go on: a device that could be saved can be loaded. */

@@ -288,6 +288,35 @@ static void test_blk(void)
 	check(blk_start(&b, b.v.features) && blk_works(&b, 0), "the disk works after a reset", "it does not");
 }
 
+/* Requests that are checked, for so many rounds; what serves them may come and go meanwhile. */
+static void test_steady(void)
+{
+	static struct blk b;
+	uint64_t rounds = arg_u64("rounds", 1000), done = 0;
+	struct batch *batch;
+	uint8_t *data;
+	bool good = true;
+
+	if (!blk_open(&b, 0))
+		return;
+	batch = dma(BATCH * sizeof(*batch), 16);
+	data = dma(BATCH * CHUNK, 4096);
+	say("steady\n");
+	for (; good && done < rounds; done++) {
+		unsigned queue = (unsigned)(done % b.queues), n;
+
+		pattern(data, BATCH * CHUNK, (uint32_t)done);
+		n = run_batch(&b, queue, batch, data, BLK_OUT);
+		fill(data, 0, BATCH * CHUNK);
+		good = n && run_batch(&b, queue, batch, data, BLK_IN) == n && is_pattern(data, n * CHUNK, (uint32_t)done);
+	}
+	check(good, "every request comes back once and right", "round %lu", (unsigned long)done);
+	check(!(vio_status(&b.v) & VIO_NEEDS_RESET), "the device does not ask for a reset", "status 0x%x",
+		vio_status(&b.v));
+	check(vio_reset(&b.v), "the disk resets", "its status does not become 0");
+	check(blk_start(&b, b.v.features) && blk_works(&b, 0), "the disk works after a reset", "it does not");
+}
+
 static void test_readonly(void)
 {
 	static struct blk b;
@@ -306,6 +335,7 @@ static void test_readonly(void)
 
 const struct guest_test blk_tests[] = {
 	{ "blk", test_blk },
+	{ "blk-steady", test_steady },
 	{ "readonly", test_readonly },
 	{ NULL, NULL },
 };

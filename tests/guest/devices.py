@@ -1,6 +1,8 @@
 """Cases in which the guest drives a device: the matrix of transports and ring formats, and each device's own."""
 import itertools
 import os
+import random
+import re
 import signal
 import socket
 import struct
@@ -177,7 +179,7 @@ def net_fd(bench):
     bench.guest_run(net_words(), "--net", "fd=@FD@", within=network.inside(sys.executable, "-c", TAKE_TAP))
 
 
-def net_control(bench):
+def net_control(bench, more=""):
     """Commands, with two queue pairs on a tap that has as many."""
     network = bench.network()
     inside = ("-n", network.name)
@@ -185,7 +187,7 @@ def net_control(bench):
     network.ip(*inside, "tuntap", "add", "tap0", "mode", "tap", "vnet_hdr", "multi_queue")
     network.ip(*inside, "addr", "add", f"{Network.ADDRESS}/24", "dev", "tap0")
     network.ip(*inside, "link", "set", "tap0", "up")
-    bench.guest_run(net_words().replace("test=net", "test=netctrl"), "--net", "tap=tap0,num_queues=4",
+    bench.guest_run(net_words().replace("test=net", "test=netctrl"), "--net", "tap=tap0,num_queues=4" + more,
                     within=network.inside())
 
 
@@ -271,8 +273,79 @@ def of_a_pc():
     yield "memory map", lambda b: b.guest_run("test=memory")
 
 
+def workers(pid):
+    """{thread name: pid} of processes that serve a machine's devices: children of its keepers."""
+    parents, found = {}, {}
+    for each in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{each}/stat") as f:
+                name, parent = re.match(r"\d+ \((.*)\) \S (\d+)", f.read()).groups()
+        except (OSError, AttributeError):
+            continue
+        parents[int(each)] = (name, int(parent))
+    for each, (name, parent) in parents.items():
+        if parents.get(parent, ("", 0))[1] == pid and parents[parent][0].endswith("_keep"):
+            found[name] = each
+    return found
+
+
+def killed_meanwhile(cmdline, worker, *options, kills=8, within=()):
+    """The guest checks all that comes back, and its device's process is killed under it."""
+    def case(bench):
+        extra = [o(bench) if callable(o) else (o,) for o in options]
+        network = within and bench.network()
+        p = bench.guest_start(cmdline, "-v", *sum(map(tuple, extra), ()), within=network.inside() if network else ())
+        p.wait_for("steady")
+        done = 0
+        last = None
+        while done < kills:
+            now = workers(p.p.pid).get(worker)
+            if now and now != last:
+                os.kill(now, 9)
+                last, done = now, done + 1
+            expect(p.p.poll() is None, f"it ended after {done} kills\n{p.output[-1500:]}")
+            time.sleep(random.uniform(0, 0.05))
+        status = p.finish()
+        bench.judge(p.output, status)
+        expect(p.output.count("was ended by signal 9; starting another") == kills, p.output[-1500:])
+    return case
+
+
+def isolated():
+    """Devices in processes of their own."""
+    for transport in ("pci", "mmio"):
+        for packed in (0, 1):
+            words = f"packed={packed} event_idx=1 indirect={packed} capacity={DISK // 512} queues=2"
+            yield (f"isolated blk {transport} {'packed' if packed else 'split'}",
+                   on_disk("blk", transport, words, num_queues=2, isolation="process"))
+            yield (f"isolated blk {transport} {'packed' if packed else 'split'} that is killed",
+                   killed_meanwhile(f"test=blk-steady transport={transport} rounds=1500 {words}", "_disk0_q0",
+                                    lambda b, t=transport: disk(b, transport=t, num_queues=2, isolation="process")))
+        yield f"isolated hostile {transport}", on_disk("hostile", transport, isolation="process")
+    for packed in (0, 1):
+        yield (f"isolated net {'packed' if packed else 'split'} that is killed",
+               killed_meanwhile(net_words(f"rounds=4000 packed={packed}").replace("test=net", "test=net-steady"),
+                                "_net0_qp0", "--net", "tap=tap0,isolation=process", within=True))
+    yield "isolated net control queue", lambda b: net_control(b, ",isolation=process")
+    yield "isolated all", lambda b: b.guest_run(
+        "test=rng transport=pci packed=1", "--isolation", "process", "--sandbox", "strict", "--rng", "transport=pci", *disk(b))
+    yield "isolated ends with its machine", isolated_ends
+
+
+def isolated_ends(bench):
+    """Whoever ends the machine, nothing of it is left; the run looks for leftovers."""
+    for number in (15, 9):
+        p = bench.guest_start("test=spin", "--isolation=process", *disk(bench))
+        p.wait_for("spinning")
+        expect(set(workers(p.p.pid)) == {"_disk0_q0", "_rng_q0"}, f"{workers(p.p.pid)}")
+        p.signal(number)
+        status = p.finish()
+        expect(status == (0 if number == 15 else -9), f"exit status {status}")
+
+
 def cases():
     yield from blk_matrix()
+    yield from isolated()
     yield "blk readonly", readonly
     yield "blk direct", on_disk("blk", direct="on")
     yield "blk queue of 16", on_disk("blk", cmdline="indirect=1", queue_size=16)

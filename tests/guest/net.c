@@ -20,6 +20,8 @@ enum { RX = 0, TX = 1, HEADER = 12, FRAME = 2048, RX_BUFFERS = 32, ETH = 14, IP 
 enum { TYPE_IP = 0x0800, TYPE_ARP = 0x0806, PROTO_UDP = 17, ARP_REQUEST = 1, ARP_REPLY = 2 };
 enum { CONFIG_MAC = 0, CONFIG_STATUS = 6, CONFIG_MTU = 10, PORT_ECHO = 7777, DHCP_CLIENT = 68, DHCP_SERVER = 67 };
 
+#define MOMENT UINT64_C(200000000) /* cycles */
+
 struct net {
 	struct vio v;
 	uint8_t mac[6], peer_mac[6];
@@ -130,12 +132,11 @@ static uint8_t *receive(struct net *n, uint8_t **buffer, uint32_t *len)
 	return *buffer + HEADER;
 }
 
-static bool resolve(struct net *n)
+/* Whoever asks is also remembered. */
+static bool ask_arp(struct net *n)
 {
 	static const uint8_t all[6] = { 0xff, 0xff, 0xff, 0xff, 0xff, 0xff };
-	uint8_t *p = frame_to(n, all, TYPE_ARP), *buffer;
-	bool found = false;
-	uint32_t len;
+	uint8_t *p = frame_to(n, all, TYPE_ARP);
 
 	put16(p, 1);
 	put16(p + 2, TYPE_IP);
@@ -145,7 +146,16 @@ static bool resolve(struct net *n)
 	__builtin_memcpy(p + 8, n->mac, 6);
 	put32(p + 14, n->ip);
 	put32(p + 24, n->peer);
-	if (!check(send(n, 28), "a frame is sent", "no answer from the device"))
+	return send(n, 28);
+}
+
+static bool resolve(struct net *n)
+{
+	uint8_t *p, *buffer;
+	bool found = false;
+	uint32_t len;
+
+	if (!check(ask_arp(n), "a frame is sent", "no answer from the device"))
 		return false;
 	while (!found && (p = receive(n, &buffer, &len))) {
 		found = arp_answer(n, p);
@@ -190,6 +200,70 @@ static bool echo(struct net *n, unsigned len, uint32_t seed)
 		give_rx(n, buffer);
 	}
 	return found;
+}
+
+/* Told only when it does not hold. */
+static bool check_quiet(bool holds, const char *name)
+{
+	return holds || check(false, name, "it does not");
+}
+
+/* The same where a network may lose a frame: sent again after a moment. */
+static bool insist(struct net *n, unsigned len, uint32_t seed)
+{
+	uint8_t *buffer;
+	uint32_t got;
+	void *cookie;
+
+	for (unsigned tries = 0; tries < 100; tries++) {
+		uint64_t start;
+		uint8_t *p;
+
+		/* We answer no ARP requests, and the peer forgets us after half a minute. */
+		if (!check_quiet(!tries || ask_arp(n), "an ARP request comes back once"))
+			return false;
+		p = frame_to(n, n->peer_mac, TYPE_IP);
+		put_ip(p, n->ip, n->peer, UDP + len);
+		put16(p + IP, 1000);
+		put16(p + IP + 2, PORT_ECHO);
+		put16(p + IP + 4, UDP + len);
+		pattern(p + IP + UDP, len, seed);
+		if (!check_quiet(send(n, IP + UDP + len), "a frame that is sent comes back once"))
+			return false;
+		for (start = cycles(); cycles() - start < MOMENT;) {
+			int r = vd_poll(&n->v.queue[RX].vd, &cookie, &got);
+			bool found;
+
+			if (!check_quiet(r >= 0, "a buffer comes back once"))
+				return false;
+			if (r != 1)
+				continue;
+			buffer = cookie;
+			p = buffer + HEADER;
+			found = udp_from(p, PORT_ECHO) && get16(p + ETH + IP + 4) == UDP + len &&
+				is_pattern(p + ETH + IP + UDP, len, seed);
+			give_rx(n, buffer);
+			if (found)
+				return true;
+		}
+	}
+	return false;
+}
+
+/* Datagrams there and back for so many rounds; what serves the device may come and go meanwhile. */
+static void steady(void)
+{
+	static struct net n;
+	uint64_t rounds = arg_u64("rounds", 1000), done = 0;
+
+	if (!net_open(&n) || !resolve(&n))
+		return;
+	say("steady\n");
+	while (done < rounds && insist(&n, (unsigned)(done * 7 % 1400), (uint32_t)done))
+		done++;
+	check_equal(done, rounds, "datagrams go on coming back");
+	check(!(vio_status(&n.v) & VIO_NEEDS_RESET), "the device does not ask for a reset", "status 0x%x",
+		vio_status(&n.v));
 }
 
 static void net(void)
@@ -342,6 +416,7 @@ const struct guest_test net_tests[] = {
 	{ "net-fault", net_fault },
 	{ "netctrl", control },
 	{ "net", net },
+	{ "net-steady", steady },
 	{ "dhcp", dhcp },
 	{ NULL, NULL },
 };

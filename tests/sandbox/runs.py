@@ -20,6 +20,7 @@ NAMES = [
     "rng pci split", "console pci split", "console mmio packed", "net tap pci split", "net fd", "net user dhcp",
     "registers pci", "registers mmio", "hostile pci", "hostile mmio", "hostile config space sweep", "pci",
     "serial file", "serial socket", "serial pty", "rtc", "hello on 4 vCPUs", "log file",
+    "isolated blk pci split that is killed", "isolated net split that is killed", "isolated all",
     "vhost-user qemu pci plain", "vhost-user killed, the guest hears nothing", "vhost-user killed, the machine is the server",
     "exit after a loop of resets", "SIGTERM ends a guest at spin",
 ] + [f"reboot by {way}" for way in host.WAYS if way != "acpi"]
@@ -136,12 +137,29 @@ def packed_kernel(bench):
         bench.guest = saved
 
 
+def bound_to_a_cpu(bench):
+    """A process with a thread for each of two queues, all on one CPU."""
+    words = f"test=blk transport=pci packed=0 capacity={devices.DISK // 512} queues=2"
+    bench.guest_run(words, *devices.disk(bench, num_queues=2, affinity="[0]", isolation="process"))
+
+
+def stopped(bench):
+    """A process that does not answer: another one does, after a while."""
+    p = bench.guest_start("test=blk-steady rounds=100000 packed=0", *devices.disk(bench, isolation="process"))
+    p.wait_for("steady")
+    os.kill(devices.workers(p.p.pid)["_disk0_q0"], signal.SIGSTOP)
+    p.signal(signal.SIGTERM)
+    expect(p.finish() == 0, p.output)
+
+
 def cases():
     known = dict([*devices.cases(), *vhost_user.cases(), *host.cases()])
     for name in NAMES:
         yield name, known[name]
     yield "disk without io_uring", disk_without_io_uring
     yield "disk with a limit", disk_with_a_limit
+    yield "a process on one CPU", bound_to_a_cpu
+    yield "a process that stops", stopped
     yield "terminal", terminal
     yield "a client that leaves", client_leaves
     yield "passt dies", passt_dies

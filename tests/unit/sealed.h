@@ -7,6 +7,10 @@
 
 #include <criterion/criterion.h>
 #include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "vmm/sandbox.h"
 
 /* 0 or 2 from a kernel that filters; an emulator that does not refuses the question. */
 static inline bool filters_work(void)
@@ -23,6 +27,19 @@ static inline void needs_filters(void)
 {
 	if (!filters_work())
 		cr_skip_test("no system call filters here, or a sanitizer in the way");
+}
+
+/* Can this host give all of stage 3? Asked in a child, as it cannot be taken back. */
+static inline bool confines(void)
+{
+	const struct sandbox_confine_config config = { .mode = SANDBOX_KILL, .how = SANDBOX_CONFINE_STRICT, .nofile = 64 };
+	pid_t child = fork();
+	struct error err;
+	int status;
+
+	if (child == 0)
+		_exit(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || sandbox_confine(&config, &err) < 0);
+	return waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
 #endif

@@ -348,19 +348,6 @@ static void end(pid_t victim)
 	waitpid(victim, NULL, 0);
 }
 
-/* Can this host give all of it? Asked in a child, as it cannot be taken back. */
-static bool confines(void)
-{
-	const struct sandbox_confine_config config = { .mode = SANDBOX_KILL, .how = SANDBOX_CONFINE_STRICT, .nofile = 64 };
-	pid_t child = fork();
-	struct error err;
-	int status;
-
-	if (child == 0)
-		_exit(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || sandbox_confine(&config, &err) < 0);
-	return waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0;
-}
-
 Test(escape, no_sealed_thread_gets_out, .timeout = 120)
 {
 	struct sandbox_role role[ROLES];

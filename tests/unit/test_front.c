@@ -436,7 +436,7 @@ Test(front, what_is_saved_is_loaded_and_runs_on)
 	cr_assert_eq(mock.last[1].desc, rig_desc(1));
 	cr_assert_eq(mock.features, RIG_SPLIT);
 	cr_assert_eq(front_status(f), ACK | DRV | FOK | OK);
-	cr_assert_eq(f->dev->config.bytes[9], 0x5a);
+	cr_assert_eq(f->dev->config.own.bytes[9], 0x5a);
 	state_writer_free(&w);
 }
 

@@ -198,3 +198,15 @@ Test(mem, nobody_writes_behind_shared_ram)
 {
 	cr_assert(ends_who_touches(ram_of(true) + LOW, true));
 }
+
+Test(mem, there_is_no_dirty_log_where_other_processes_write)
+{
+	struct guest_mem *mem;
+	struct error err;
+
+	cr_assert_eq(mem_create(&mem, &err), 0);
+	mem_forked(mem);
+	cr_assert_eq(mem_dirty_start(mem, &err), -EOPNOTSUPP);
+	cr_assert(strstr(err.text, "isolation=thread"));
+	mem_destroy(mem);
+}

@@ -10,6 +10,7 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "devices/pci/pci.h"
@@ -43,6 +44,7 @@ struct echo_options {
 
 struct rig {
 	void *ram;
+	bool shared;                  /* ram is seen by processes forked later */
 	struct guest_mem *mem;
 	struct bus *mmio, *pio;
 	struct irqchip *irq;
@@ -188,12 +190,16 @@ static int rig_worker(const struct device_env *env, const char *name, bool busy,
 }
 
 /* Aborts when the rig itself cannot be made. */
-RIG void rig_init(struct rig *rig)
+RIG void rig_make(struct rig *rig, bool shared)
 {
 	int r;
 
 	memset(rig, 0, sizeof(*rig));
-	rig->ram = aligned_alloc(PAGE_4K, RIG_RAM);
+	rig->shared = shared;
+	rig->ram = shared ? mmap(NULL, RIG_RAM, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0) :
+		aligned_alloc(PAGE_4K, RIG_RAM);
+	if (!rig->ram || rig->ram == MAP_FAILED)
+		abort();
 	memset(rig->ram, 0, RIG_RAM);
 	r = mem_create(&rig->mem, NULL);
 	r = r ? r : mem_add_borrowed(rig->mem, 0, RIG_RAM, rig->ram);
@@ -224,6 +230,11 @@ RIG void rig_init(struct rig *rig)
 	rig->env.pci = rig->pci;
 	rig->env.place = NULL;
 	rig->env.id = "_echo0";
+}
+
+RIG void rig_init(struct rig *rig)
+{
+	rig_make(rig, false);
 }
 
 /* Make the echo device and let the root place its BAR. */
@@ -265,7 +276,7 @@ RIG void rig_fini(struct rig *rig)
 	bus_destroy(rig->mmio);
 	bus_destroy(rig->pio);
 	mem_destroy(rig->mem);
-	free(rig->ram);
+	rig->shared ? (void)munmap(rig->ram, RIG_RAM) : free(rig->ram);
 }
 
 RIG struct front *rig_front(struct rig *rig)

@@ -1,0 +1,466 @@
+/*
+ * A disk in a process of its own, with a driver that checks all it reads: killed under load, stopped,
+ * told nonsense and telling it, saved and loaded, given up.
+ */
+#include <fcntl.h>
+#include <sys/wait.h>
+
+#include "devices/virtio/blk.h"
+#include "devices/virtio/types.h"
+#include "tests/unit/process_rig.h"
+#include "tests/unit/sealed.h"
+
+enum { BLOCK = 4096, BLOCKS = 256, SLOT_BYTES = 2 * BLOCK, SLOTS = 24 };
+enum { PATIENCE_MS = 400, HANG_S = 30 };
+
+static char path[64];
+
+/* A request: header, data, status, in a place of its own of guest memory. */
+struct slot {
+	bool busy, write;
+	unsigned block;
+	uint32_t version;
+};
+static struct slot slots[PRIG_QUEUES][SLOTS];
+static uint32_t content[BLOCKS];         /* the version that each block has */
+static bool claimed[BLOCKS];
+static uint64_t asked, answered;
+
+static void disk(const char *more, unsigned deaths)
+{
+	char text[256];
+	int fd;
+
+	needs_filters();
+	strcpy(path, "/tmp/test_back_process.XXXXXX");
+	fd = mkstemp(path);
+	cr_assert(fd >= 0 && ftruncate(fd, BLOCKS * BLOCK) == 0);
+	close(fd);
+	memset(slots, 0, sizeof(slots));
+	memset(content, 0, sizeof(content));
+	memset(claimed, 0, sizeof(claimed));
+	asked = answered = 0;
+	snprintf(text, sizeof(text), "path=%s,queue_size=32,isolation=process%s", path, more);
+	prig_make(&virtio_blk_row, text, deaths);
+	prig_back()->patience_ms = PATIENCE_MS;
+}
+
+static void end(void)
+{
+	prig_end();
+	unlink(path);
+	cr_assert_eq(waitpid(-1, NULL, WNOHANG), -1, "a child is left");
+}
+
+static uint64_t place(unsigned queue, unsigned slot)
+{
+	return PRIG_DATA + ((uint64_t)queue * SLOTS + slot) * SLOT_BYTES;
+}
+
+static void fill(uint32_t *words, unsigned block, uint32_t version)
+{
+	for (unsigned i = 0; i < BLOCK / 4; i++)
+		words[i] = version ? version * 2654435761u + block * 40503u + i : 0;
+}
+
+static bool is_filled(const uint32_t *words, unsigned block, uint32_t version)
+{
+	static uint32_t want[BLOCK / 4];
+
+	fill(want, block, version);
+	return !memcmp(words, want, BLOCK);
+}
+
+static void ask(unsigned queue, unsigned n)
+{
+	struct slot *s = &slots[queue][n];
+	uint64_t at = place(queue, n);
+	struct blk_header *h = prig_at(at);
+	const struct vd_seg segs[] = { { at, sizeof(*h) }, { at + BLOCK, BLOCK }, { at + 64, 1 } };
+
+	do
+		s->block = (unsigned)rand() % BLOCKS;
+	while (claimed[s->block]);
+	s->busy = claimed[s->block] = true;
+	s->write = rand() % 2;
+	s->version = s->write ? content[s->block] + 1 : content[s->block];
+	*h = (struct blk_header){ .type = s->write ? BLK_T_OUT : BLK_T_IN, .sector = s->block * (BLOCK / BLK_SECTOR) };
+	*(uint8_t *)prig_at(at + 64) = 0xff;
+	if (s->write)
+		fill(prig_at(at + BLOCK), s->block, s->version);
+	else
+		memset(prig_at(at + BLOCK), 0xee, BLOCK);
+	cr_assert(vd_add(&p.vd[queue], segs, s->write ? 2 : 1, s->write ? 1 : 2, s));
+	asked++;
+}
+
+static void take(unsigned queue)
+{
+	uint32_t len;
+	void *cookie;
+	int r;
+
+	while ((r = vd_poll(&p.vd[queue], &cookie, &len)) == 1) {
+		struct slot *s = cookie;
+		uint64_t at = place(queue, (unsigned)(s - slots[queue]));
+
+		cr_assert(s->busy, "a request came back twice");
+		cr_assert_eq(*(uint8_t *)prig_at(at + 64), BLK_S_OK);
+		cr_assert_eq(len, s->write ? 1u : 1u + BLOCK);
+		cr_assert(s->write || is_filled(prig_at(at + BLOCK), s->block, s->version), "block %u", s->block);
+		content[s->block] = s->version;
+		s->busy = claimed[s->block] = false;
+		answered++;
+	}
+	cr_assert_eq(r, 0, "the device broke the ring's rules");
+}
+
+static void load(unsigned queues)
+{
+	for (unsigned q = 0; q < queues; q++) {
+		take(q);
+		for (unsigned n = 0; n < SLOTS; n++)
+			if (!slots[q][n].busy && p.vd[q].free >= 3)
+				ask(q, n);
+		vd_kick(&p.vd[q]);
+	}
+}
+
+static void finish(unsigned queues)
+{
+	double until = prig_now() + HANG_S;
+
+	while (answered < asked && prig_now() < until)
+		for (unsigned q = 0; q < queues; q++)
+			take(q);
+	cr_assert_eq(answered, asked, "%llu of %llu requests were answered", (unsigned long long)answered,
+		(unsigned long long)asked);
+}
+
+/* What the host's file says in the end. */
+static void check_file(void)
+{
+	static uint32_t words[BLOCK / 4];
+	int fd = open(path, O_RDONLY);
+
+	for (unsigned b = 0; b < BLOCKS; b++) {
+		cr_assert_eq(pread(fd, words, BLOCK, (off_t)b * BLOCK), BLOCK);
+		cr_assert(is_filled(words, b, content[b]), "block %u of the file", b);
+	}
+	close(fd);
+}
+
+static void run_for(unsigned queues, double seconds)
+{
+	double until = prig_now() + seconds;
+
+	while (prig_now() < until)
+		load(queues);
+}
+
+/* `times` kills under load, each at another moment; the longest time without an answer. */
+static double kill_under_load(unsigned queues, unsigned times)
+{
+	const volatile struct desk *desk = prig_back()->desk;
+	uint32_t lives;
+	double worst = 0;
+
+	for (unsigned i = 0; i < times; i++) {
+		uint64_t before;
+		double at;
+
+		run_for(queues, 0.001 * (1 + rand() % 8));
+		lives = desk->lives;
+		kill(prig_worker(), SIGKILL);
+		at = prig_now();
+		/* Sometimes the next one dies in its first moments. */
+		while (i % 4 && desk->lives == lives)
+			cr_assert_lt(prig_now() - at, HANG_S, "no life after kill %u", i);
+		before = answered;
+		while (answered == before) {
+			load(queues);
+			cr_assert_lt(prig_now() - at, HANG_S, "no answer after kill %u", i);
+		}
+		worst = MAX(worst, prig_now() - at);
+	}
+	return worst;
+}
+
+static void survives_kills(const char *options, unsigned queues, uint64_t features, unsigned times)
+{
+	double worst;
+
+	disk(options, PRIG_DEATHS);
+	srand(7);
+	prig_drive(queues, features);
+	run_for(queues, 0.05);
+	cr_assert_gt(answered, 10);
+	worst = kill_under_load(queues, times);
+	finish(queues);
+	cr_assert_gt(prig_back()->desk->lives, times / 2);
+	cr_log_info("longest stall: %.3f s", worst);
+	check_file();
+	front_set_status(prig_front(), 0);
+	end();
+}
+
+Test(back_process, a_hundred_kills_lose_no_request_and_repeat_none, .timeout = 120)
+{
+	survives_kills("", 1, VD_F_EVENT_IDX, 100);
+}
+
+Test(back_process, the_same_with_packed_rings, .timeout = 120)
+{
+	survives_kills("", 1, VD_F_PACKED | VD_F_EVENT_IDX, 100);
+}
+
+Test(back_process, the_same_with_two_queues, .timeout = 120)
+{
+	survives_kills(",num_queues=2", 2, VIRTIO_BIT(BLK_F_MQ), 30);
+}
+
+Test(back_process, the_same_past_the_page_cache, .timeout = 120)
+{
+	int fd = open("/tmp", O_TMPFILE | O_RDWR | O_DIRECT, 0600);
+	if (fd < 0)
+		cr_skip_test("no direct I/O in /tmp");
+	close(fd);
+	survives_kills(",direct=on", 1, VD_F_EVENT_IDX, 40);
+}
+
+Test(back_process, it_serves_and_stops_and_serves_again, .timeout = 60)
+{
+	disk("", PRIG_DEATHS);
+	for (unsigned round = 0; round < 5; round++) {
+		prig_drive(1, round % 2 ? VD_F_PACKED : 0);
+		run_for(1, 0.02);
+		p.rig.dev->ops->pause(p.rig.dev);
+		p.rig.dev->ops->resume(p.rig.dev);
+		run_for(1, 0.02);
+		finish(1);
+		front_set_status(prig_front(), 0);
+	}
+	cr_assert_eq(prig_back()->desk->lives, 1);
+	check_file();
+	end();
+}
+
+Test(back_process, one_that_stops_answering_is_started_anew, .timeout = 60)
+{
+	uint64_t before;
+
+	disk("", PRIG_DEATHS);
+	prig_drive(1, 0);
+	run_for(1, 0.02);
+	cr_assert_eq(kill(prig_worker(), SIGSTOP), 0);
+	usleep(20000);
+	take(0);
+	before = answered;
+	run_for(1, 0.1);
+	cr_assert_eq(answered, before, "it is stopped");
+	/* The drain of a pause finds out, and the next life does it. */
+	p.rig.dev->ops->pause(p.rig.dev);
+	cr_assert_eq(prig_back()->desk->lives, 2);
+	finish(1);
+	p.rig.dev->ops->resume(p.rig.dev);
+	run_for(1, 0.02);
+	finish(1);
+	check_file();
+	end();
+}
+
+Test(back_process, one_that_dies_again_and_again_is_given_up, .timeout = 60)
+{
+	disk("", 3);
+	prig_drive(1, 0);
+	for (unsigned i = 0; i < 4; i++) {
+		int pid = prig_worker();
+
+		cr_assert_eq(kill(pid, SIGKILL), 0);
+		while (kill(pid, 0) == 0)
+			usleep(1000);
+	}
+	cr_assert(prig_wait_status(VIRTIO_S_NEEDS_RESET));
+	cr_assert_eq(waitpid(-1, NULL, WNOHANG), -1, "a zombie is left");
+	cr_assert_eq(p.nevents, 1);
+	cr_assert(strstr(p.event, "gone for good"), "%s", p.event);
+	/* A reset does not bring it back, and says so again. */
+	front_set_status(prig_front(), 0);
+	prig_drive(1, 0);
+	cr_assert(front_status(prig_front()) & VIRTIO_S_NEEDS_RESET);
+	end();
+}
+
+Test(back_process, its_end_is_noticed_when_the_keeper_dies, .timeout = 60)
+{
+	int pid;
+
+	disk("", PRIG_DEATHS);
+	prig_drive(1, 0);
+	pid = prig_worker();
+	cr_assert_eq(kill(prig_keeper(), SIGKILL), 0);
+	cr_assert(prig_wait_status(VIRTIO_S_NEEDS_RESET));
+	for (unsigned i = 0; i < 1000 && kill(pid, 0) == 0; i++)
+		usleep(1000);
+	cr_assert_neq(kill(pid, 0), 0, "it outlives its keeper");
+	end();
+}
+
+/* --- nonsense --- */
+
+Test(back_process, nonsense_from_the_machine_is_refused, .timeout = 60)
+{
+	struct back_process *bp;
+	struct desk *d;
+
+	disk("", PRIG_DEATHS);
+	bp = prig_back();
+	d = bp->desk;
+	prig_drive(1, 0);
+	for (unsigned i = 0; i < 200; i++) {
+		d->kind = i % 2 ? 99u + i : DESK_START + i % 7;
+		d->setup.index = (uint16_t)(i * 977);
+		d->setup.size = (uint16_t)(i * 31);
+		d->setup.desc = i * UINT64_C(0x123456789);
+		d->offset = i * 1000;
+		d->len = i * 7777;
+		d->load.len = i * 99991;
+		memset(d->load.bytes, (int)i, sizeof(d->load.bytes));
+		if (d->kind == DESK_STOP && !d->setup.index)
+			continue;
+		atomic_store(&d->asked, ++bp->asked);
+		cr_assert_eq(write(bp->bell, &(uint64_t){ 1 }, 8), 8);
+		for (unsigned t = 0; t < 2000 && atomic_load(&d->answered) != bp->asked; t++)
+			usleep(1000);
+		cr_assert_eq(atomic_load(&d->answered), bp->asked, "call %u", i);
+	}
+	cr_assert_eq(d->lives, 1, "it bears that");
+	front_set_status(prig_front(), 0);
+	prig_drive(1, 0);
+	run_for(1, 0.02);
+	finish(1);
+	end();
+}
+
+Test(back_process, nonsense_from_the_process_harms_nobody_else, .timeout = 60)
+{
+	struct queue_setup last = { 0 };
+	struct state_writer w = { 0 };
+	struct back_process *bp;
+	struct desk *d;
+
+	disk("", PRIG_DEATHS);
+	bp = prig_back();
+	d = bp->desk;
+	prig_drive(1, 0);
+	run_for(1, 0.02);
+	finish(1);
+	/* As if it had written what it likes, and rung without end. */
+	memset(d->event, 'x', sizeof(d->event));
+	memset(&d->config, 0xa5, sizeof(d->config));
+	for (unsigned i = 0; i < 3000; i++) {
+		atomic_store(&d->notices, ~0u);
+		cr_assert_eq(write(bp->notice, &(uint64_t){ 1 }, 8), 8);
+		prig_main(50);
+	}
+	cr_assert_geq(strlen(p.event), DESK_EVENT_MAX - 1);
+	cr_assert(front_status(prig_front()) & VIRTIO_S_NEEDS_RESET);
+	for (unsigned i = 0; i < 2000 && d->lives < 2; i++)
+		usleep(1000);
+	cr_assert_geq(d->lives, 2, "who rings without end is replaced");
+	/* A state that is none is not saved. */
+	front_set_status(prig_front(), 0);
+	cr_assert_eq(kill(prig_worker(), SIGSTOP), 0);
+	bp->patience_ms = 1000000;
+	d->state[0].len = d->state[1].len = ~0u;
+	memset(d->state[0].bytes, 0xff, DESK_STATE_MAX);
+	memset(d->state[1].bytes, 0xff, DESK_STATE_MAX);
+	d->state_at = 12345;
+	atomic_store(&d->answered, bp->asked + 1);
+	cr_assert_lt(bp->back.ops->save(&bp->back, &w), 0);
+	/* Indices are whatever they are. */
+	d->setup.next_avail = 0xdead;
+	d->result = 17;
+	atomic_store(&d->answered, bp->asked + 1);
+	cr_assert_lt(bp->back.ops->queue_stop(&bp->back, 0, &last), 0);
+	state_writer_free(&w);
+	end();
+}
+
+Test(back_process, a_desk_full_of_nonsense_ends_in_a_device_that_failed, .timeout = 60)
+{
+	srand(5);
+	disk("", 5);
+	prig_drive(1, 0);
+	run_for(1, 0.02);
+	for (unsigned round = 0; round < 12; round++) {
+		uint8_t *bytes = (uint8_t *)prig_back()->desk;
+		int pid = prig_worker();
+
+		if (!pid)
+			break;
+		kill(pid, SIGSTOP);
+		for (size_t i = sizeof(uint32_t) * 2; i < sizeof(struct desk) + 1024; i++)
+			bytes[i] = (uint8_t)rand();
+		kill(pid, SIGKILL);
+		for (unsigned i = 0; i < 200 && kill(pid, 0) == 0; i++)
+			usleep(1000);
+		prig_main(1000);
+	}
+	/* Whatever it says now, we are here, and can take the device down. */
+	front_set_status(prig_front(), 0);
+	end();
+}
+
+/* --- state --- */
+
+static uint8_t writeback_of(void)
+{
+	uint8_t v;
+
+	front_config_read(prig_front(), offsetof(struct blk_config, writeback), &v, 1);
+	return v;
+}
+
+Test(back_process, what_the_driver_set_survives_a_death, .timeout = 60)
+{
+	struct blk *blk;
+
+	disk("", PRIG_DEATHS);
+	blk = (struct blk *)prig_front()->dev;
+	prig_drive(1, VIRTIO_BIT(BLK_F_CONFIG_WCE) | VIRTIO_BIT(BLK_F_FLUSH));
+	front_config_write(prig_front(), offsetof(struct blk_config, writeback), &(uint8_t){ 0 }, 1);
+	run_for(1, 0.01);
+	kill_under_load(1, 3);
+	finish(1);
+	cr_assert_eq(writeback_of(), 0);
+	p.rig.dev->ops->pause(p.rig.dev);
+	struct state_writer w = { 0 };
+	cr_assert_eq(p.rig.dev->ops->save(p.rig.dev, &w), 0);
+	cr_assert_eq(blk->writeback, 0, "the machine's copy is what was saved");
+	state_writer_free(&w);
+	end();
+}
+
+Test(back_process, saved_and_loaded_it_goes_on, .timeout = 60)
+{
+	struct state_writer w = { 0 };
+	struct state_reader r;
+
+	disk("", PRIG_DEATHS);
+	prig_drive(1, VIRTIO_BIT(BLK_F_CONFIG_WCE) | VIRTIO_BIT(BLK_F_FLUSH));
+	front_config_write(prig_front(), offsetof(struct blk_config, writeback), &(uint8_t){ 0 }, 1);
+	run_for(1, 0.02);
+	p.rig.dev->ops->pause(p.rig.dev);
+	cr_assert_eq(p.rig.dev->ops->save(p.rig.dev, &w), 0);
+	r = (struct state_reader){ .data = w.data, .len = w.len };
+	cr_assert_eq(p.rig.dev->ops->load(p.rig.dev, &r, &p.rig.err), 0, "%s", p.rig.err.text);
+	p.rig.dev->ops->resume(p.rig.dev);
+	run_for(1, 0.02);
+	kill_under_load(1, 2);
+	finish(1);
+	cr_assert_eq(writeback_of(), 0);
+	check_file();
+	state_writer_free(&w);
+	end();
+}
