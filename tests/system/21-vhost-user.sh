@@ -13,12 +13,13 @@ serve_by() {
 
 on_qemus_storage_daemon() {
 	command -v qemu-storage-daemon >/dev/null || skip "qemu-storage-daemon is not installed (qemu-utils)"
-	local checks="queues:vda:2,writeback:vda,zeroes:vda,blk:vda,many:vda,mark:vda:$name,marked:vda:$name,poweroff"
+	local checks="queues:vda:2,zeroes:vda,blk:vda,many:vda,mark:vda:$name,marked:vda:$name,poweroff"
 	truncate -s 64M "$scratch/a"
 	serve_by qemu-storage-daemon --blockdev "driver=file,node-name=file,filename=$scratch/a" \
 		--blockdev driver=raw,node-name=disk,file=file \
 		--export "type=vhost-user-blk,id=export,node-name=disk,addr.type=unix,addr.path=$scratch/socket,writable=on,num-queues=2"
-	boot 6.12 vmlinux "$checks" --disk "socket=$scratch/socket,num_queues=2"
+	# Linux takes one queue for each CPU.
+	boot 6.12 vmlinux "$checks" --cpus boot=2 --disk "socket=$scratch/socket,num_queues=2"
 	ends 0
 	guest_passed "$(count "$checks")"
 	[ "$(head -n 1 "$scratch/a" | tr -d '\0')" = "$name" ] || fail "the guest's mark is not on the disk"
