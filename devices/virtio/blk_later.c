@@ -56,9 +56,10 @@ static void on_timer(void *ctx)
 		return;
 	blk_slow_take(bq);
 	blk_retry_if_asked(bq);
+	/* What was begun again and what was finished, whether or not the ring has more. */
 	bq->blk->disk->ops->submit(bq->disk_queue);
-	r = blk_handle(dev, bq->queue);
 	blk_push_finished(bq);
+	r = blk_handle(dev, bq->queue);
 	queue_flush(bq->queue);
 	if (r < 0)
 		dev->broken(dev);

@@ -44,6 +44,15 @@ def blk_matrix():
             yield f"blk {transport} {title}", blk(transport, rings)
 
 
+def blk_in_a_group(bench):
+    """Limits of a group within those of all."""
+    start = time.monotonic()
+    bench.guest_run("test=blk", "--rate-group", "name=all,ops_size=1,ops_refill_time=1", "--rate-group",
+                    "name=one,parent=all,bw_size=8M,bw_refill_time=100", *disk(bench, rate_group="one"))
+    # There are more than 1500 requests, and each has to wait for a millisecond.
+    expect(time.monotonic() - start > 1.5, "the limit of the group's parent did not hold")
+
+
 def blk_host_full(overlay):
     """The host's file system is full: the machine pauses, and with room and a signal it goes on as if nothing had been."""
     def case(bench):
@@ -353,6 +362,7 @@ def cases():
     yield "blk that polls, on one CPU", on_disk("blk", poll=200, affinity="[0]", num_queues=2)
     yield "blk data reaches the file", data_reaches_the_file
     yield "blk limited", on_disk("blk", ops_size=2, ops_refill_time=1, bw_size="1M", bw_refill_time=10)
+    yield "blk limited by a group", blk_in_a_group
     yield "blk on a host that is full", blk_host_full(overlay=False)
     yield "blk overlay on a host that is full", blk_host_full(overlay=True)
     yield "blk with 5 GiB of memory", big_memory

@@ -15,8 +15,10 @@ guest_uses_it() {
 	ends 0
 	guest_passed "$(count $checks)"
 	! grep -q 'failed' "$dir/stderr" || fail "$(grep failed "$dir/stderr" | head -n 1)"
-	# What the guest left is on the drive, for whoever reads it as a block device.
-	[ "$(dd if=/dev/nvme0n1 bs=512 count=1 2>/dev/null | head -n 1 | tr -d '\0')" = kept ] || fail "nothing is on the drive"
+	# What the guest left is on the drive, for whoever reads it as a block device, past what the host has cached of it.
+	dd if=/dev/nvme0n1 iflag=direct bs=4096 count=1 >"$scratch/first" 2>"$dir/dd" || fail "$(tail -n 1 "$dir/dd")"
+	[ "$(head -n 1 "$scratch/first" | tr -d '\0')" = kept ] ||
+		fail "not on the drive: $(head -c 16 "$scratch/first" | od -c | head -n 1)"
 	checks=marked:vda:kept,poweroff
 	boot 6.12 vmlinux $checks --disk path=/dev/ng0n1,readonly=on
 	ends 0
