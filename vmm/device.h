@@ -75,6 +75,17 @@ struct pci_windows {
 	uint64_t mmio64_base, mmio64_size;
 };
 
+/*
+ * Who else may live on a device's worker. All quiet devices of a machine share one, which is that
+ * of a busy device where there is one, so that a small machine has few threads; the filter of that
+ * thread has the rows of all of them.
+ */
+enum worker_share {
+	WORKER_QUIET,
+	WORKER_BUSY,  /* its own; it may serve the quiet ones too */
+	WORKER_ALONE, /* its own, with its own rows alone */
+};
+
 struct device_env {
 	const char *id;              /* "_disk0"; copied into the device */
 	struct guest_mem *mem;
@@ -93,11 +104,11 @@ struct device_env {
 	const struct vm_events *events;
 	struct loop *main_loop;      /* for messages to main only: loop_post() */
 	/*
-	 * A worker for this device: `busy` asks for one of its own with thread name `name`; a quiet
-	 * device shares one. Valid until the machine ends; started by the machine after stage 3.
+	 * A worker for this device, with thread name `name` unless it is shared. Valid until the
+	 * machine ends; started by the machine after stage 3.
 	 */
-	int (*worker)(const struct device_env *env, const char *name, bool busy, struct worker **ret,
-		struct error *err);
+	int (*worker)(const struct device_env *env, const char *name, enum worker_share share,
+		struct worker **ret, struct error *err);
 	/* --isolation=process: devices that can shall have a process of their own. */
 	bool isolate;
 	/*

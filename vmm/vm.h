@@ -83,7 +83,8 @@ struct vm {
 	unsigned nworkers;
 	struct process *processes[VM_PROCESSES_MAX]; /* their devices' */
 	unsigned nprocesses;
-	bool first_is_quiet;        /* workers[0] was made for quiet devices and has no busy one yet */
+	struct worker *shared;      /* by quiet devices; NULL: there is none yet */
+	bool shared_is_free;        /* no busy device has it */
 	struct char_terminal *terminal;
 	struct rate_groups *rate_groups; /* const once devices are made */
 

@@ -2,8 +2,8 @@
  * From options and the CPU's platform list to devices, by walking device_types[]; and the workers
  * that the devices ask for.
  *
- * Quiet devices live on the first worker of the machine, whoever made it: a machine with a disk and
- * a network link has two workers, not three.
+ * Quiet devices live on one worker, that of a disk where there is one: a machine with a disk and a
+ * network link has two workers, not three.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -15,17 +15,17 @@
 #include "vmm/rate_group.h"
 #include "vmm/vm.h"
 
-static int make_worker(const struct device_env *env, const char *name, bool busy, struct worker **ret,
-	struct error *err)
+static int make_worker(const struct device_env *env, const char *name, enum worker_share share,
+	struct worker **ret, struct error *err)
 {
 	struct vm *vm = env->machine;
 	int r;
 
-	if (vm->nworkers && (!busy || vm->first_is_quiet)) {
-		*ret = vm->workers[0];
-		if (busy) {
+	if (vm->shared && (share == WORKER_QUIET || (share == WORKER_BUSY && vm->shared_is_free))) {
+		*ret = vm->shared;
+		if (share == WORKER_BUSY) {
 			worker_rename(*ret, name);
-			vm->first_is_quiet = false;
+			vm->shared_is_free = false;
 		}
 		return 0;
 	}
@@ -34,8 +34,11 @@ static int make_worker(const struct device_env *env, const char *name, bool busy
 	r = worker_create(ret, name, err);
 	if (r < 0)
 		return r;
-	vm->first_is_quiet = !vm->nworkers && !busy;
 	vm->workers[vm->nworkers++] = *ret;
+	if (!vm->shared && share != WORKER_ALONE) {
+		vm->shared = *ret;
+		vm->shared_is_free = share == WORKER_QUIET;
+	}
 	return 0;
 }
 

@@ -306,7 +306,7 @@ static int connect_host(struct serial *s, const struct device_env *env,
 		.hang_up = on_hang_up,
 		.ctx = s,
 	};
-	int r = env->worker(env, "_serial", false, &s->worker, err);
+	int r = env->worker(env, "_serial", WORKER_QUIET, &s->worker, err);
 
 	if (r)
 		return r;

@@ -298,10 +298,10 @@ static int name_fds(void *ctx)
 	return k.result;
 }
 
-static int worker_in_process(const struct device_env *env, const char *name, bool busy, struct worker **ret,
-	struct error *err)
+static int worker_in_process(const struct device_env *env, const char *name, enum worker_share share,
+	struct worker **ret, struct error *err)
 {
-	(void)busy;
+	(void)share;
 	return process_worker(env->machine, name, ret, err);
 }
 

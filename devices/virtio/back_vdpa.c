@@ -500,7 +500,7 @@ static int find_worker(struct back_vdpa *b, const struct device_env *env, struct
 	int r;
 
 	snprintf(name, sizeof(name), "%.10s_vdpa", b->back.dev->id);
-	r = env->worker(env, name, true, &b->worker, err);
+	r = env->worker(env, name, WORKER_ALONE, &b->worker, err);
 	if (r < 0)
 		return r;
 	r = worker_allow(b->worker, vdpa_syscalls);

@@ -162,11 +162,11 @@ static const struct back_ops back_vhost_user_ops = {
 	.reset = reset,
 };
 
-static int same_worker(const struct device_env *env, const char *name, bool busy, struct worker **ret,
+static int same_worker(const struct device_env *env, const char *name, enum worker_share share, struct worker **ret,
 	struct error *err)
 {
 	(void)name;
-	(void)busy;
+	(void)share;
 	(void)err;
 	*ret = env->machine;
 	return 0;
@@ -254,7 +254,7 @@ static int find_worker(struct vhost_user *vu, const struct device_env *env, stru
 	int r;
 
 	snprintf(name, sizeof(name), "%.12s_vu", vu->dev->id);
-	r = env->worker(env, name, false, &vu->worker, err);
+	r = env->worker(env, name, WORKER_ALONE, &vu->worker, err);
 	if (r < 0)
 		return r;
 	for (unsigned i = 0; i < ARRAY_SIZE(tables) && r == 0; i++)

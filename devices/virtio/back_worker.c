@@ -498,7 +498,7 @@ static int find_worker(struct worker **ret, const struct virtio_device *dev,
 	int r;
 
 	thread_name(name, dev, n);
-	r = env->worker(env, name, dev->type->busy, ret, err);
+	r = env->worker(env, name, dev->type->share, ret, err);
 	if (r == 0 && dev->ncpus)
 		worker_pin(*ret, dev->cpus[n % dev->ncpus]);
 	if (r == 0)

@@ -462,7 +462,7 @@ const struct virtio_type virtio_blk_type = {
 		VIRTIO_BIT(BLK_F_FLUSH) | VIRTIO_BIT(BLK_F_TOPOLOGY),
 	.nqueues = BLK_QUEUES_MAX,
 	.queues_per_worker = 1,
-	.busy = true,
+	.share = WORKER_BUSY,
 	.thread_suffix = "q",
 	.size = sizeof(struct blk),
 	.config_size = sizeof(struct blk_config),

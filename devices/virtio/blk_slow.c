@@ -159,7 +159,7 @@ static int make_worker(struct blk *blk, const struct device_env *env, struct err
 	if (!env->worker)
 		return 0;
 	snprintf(name, sizeof(name), "%.10s_slow", blk->dev.id);
-	r = env->worker(env, name, true, &blk->slow_worker, err);
+	r = env->worker(env, name, WORKER_ALONE, &blk->slow_worker, err);
 	if (r == 0)
 		r = worker_allow(blk->slow_worker, slow_syscalls);
 	if (r == 0)

@@ -292,7 +292,7 @@ static int console_create(struct virtio_device *dev, const struct device_env *en
 		return r;
 	config.terminal = env->terminal;
 	/* The quiet worker that the queues are on, too. */
-	r = env->worker(env, dev->id, false, &c->worker, err);
+	r = env->worker(env, dev->id, WORKER_QUIET, &c->worker, err);
 	if (r)
 		return r;
 	r = char_open(&c->host, &config, "--console", err);

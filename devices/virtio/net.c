@@ -447,7 +447,7 @@ const struct virtio_type virtio_net_type = {
 		VIRTIO_BIT(NET_F_SPEED_DUPLEX),
 	.nqueues = NET_QUEUES_MAX,
 	.worker_of = worker_of,
-	.busy = true,
+	.share = WORKER_ALONE,
 	.thread_suffix = "qp",
 	.size = sizeof(struct net),
 	.config_size = sizeof(struct net_config),

@@ -174,7 +174,7 @@ static int open_capture(struct net *net, const struct device_env *env, const str
 	if (!env->worker)
 		return 0; /* nobody to write but capture_close() */
 	snprintf(name, sizeof(name), "%.10s_cap", net->dev.id);
-	r = env->worker(env, name, true, &worker, err);
+	r = env->worker(env, name, WORKER_ALONE, &worker, err);
 	if (!r)
 		r = worker_allow(worker, capture_syscalls);
 	if (!r)

@@ -135,7 +135,7 @@ struct virtio_type {
 	 * next; NULL: i / queues_per_worker. At set-up, pure.
 	 */
 	unsigned (*worker_of)(const struct virtio_device *dev, unsigned queue);
-	bool busy;                          /* wants workers of its own */
+	enum worker_share share;            /* of its workers */
 	const char *thread_suffix;          /* "q", "qp": threads are "<id>_q0", ... */
 	size_t size;                        /* of the device's struct, which begins with struct virtio_device */
 	uint32_t config_size;

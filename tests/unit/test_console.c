@@ -39,11 +39,11 @@ struct rig {
 
 static struct rig rig;
 
-static int give_worker(const struct device_env *env, const char *name, bool busy, struct worker **ret,
+static int give_worker(const struct device_env *env, const char *name, enum worker_share share, struct worker **ret,
 	struct error *err)
 {
 	(void)env, (void)name, (void)err;
-	cr_assert(!busy);
+	cr_assert_eq(share, WORKER_QUIET);
 	*ret = rig.worker;
 	return 0;
 }

@@ -59,10 +59,10 @@ struct rig {
 
 static struct rig rig;
 
-static int give_worker(const struct device_env *env, const char *name, bool busy, struct worker **ret,
+static int give_worker(const struct device_env *env, const char *name, enum worker_share share, struct worker **ret,
 	struct error *err)
 {
-	(void)env, (void)name, (void)busy, (void)err;
+	(void)env, (void)name, (void)share, (void)err;
 	*ret = rig.worker;
 	return 0;
 }

@@ -156,7 +156,7 @@ static const struct virtio_type echo_type = {
 	.pci_class = 0xff0000,
 	.nqueues = ECHO_QUEUES,
 	.queues_per_worker = 2,
-	.busy = true,
+	.share = WORKER_BUSY,
 	.thread_suffix = "qp",
 	.size = sizeof(struct echo),
 	.config_size = ECHO_CONFIG,
@@ -172,13 +172,13 @@ static const struct virtio_type echo_type = {
 
 static const struct device_type echo_row = { .name = "virtio-echo", .id_prefix = "_echo" };
 
-static int rig_worker(const struct device_env *env, const char *name, bool busy,
+static int rig_worker(const struct device_env *env, const char *name, enum worker_share share,
 	struct worker **ret, struct error *err)
 {
 	struct rig *rig = env->machine;
 	int r;
 
-	(void)busy;
+	(void)share;
 	if (rig->worker_fails || rig->nworkers == RIG_WORKERS)
 		return error_set(err, EMFILE, "the rig has no worker left");
 	r = worker_create(&rig->workers[rig->nworkers], name, err);
