@@ -118,14 +118,16 @@ unit-asan unit-asan-build:
 
 # Those that have threads, with ThreadSanitizer.
 TSAN_T ?= $(shell cat tests/unit/alone/threads)
-unit-tsan:
+unit-tsan-build:
 	@$(MAKE) --no-print-directory BUILD=$(BUILD)/tsan SAN=thread ALONE=1 T="$(TSAN_T)" unit-build
+unit-tsan: unit-tsan-build
 	@RUN=tests/unit/alone/tsan tests/unit/run $(addprefix $(BUILD)/tsan/unit/,$(TSAN_T))
 
 # Reads of what nobody wrote, which the sanitizers do not see, and leaks: memcheck over what needs no second machine.
 VALGRIND_T ?= $(filter-out $(shell awk '$$2 == "*" { print $$1 }' tests/unit/alone/not-in-valgrind),$(T))
-unit-valgrind:
+unit-valgrind-build:
 	@$(MAKE) --no-print-directory BUILD=$(BUILD)/alone ALONE=1 T="$(VALGRIND_T)" unit-build
+unit-valgrind: unit-valgrind-build
 	@RUN=tests/unit/alone/valgrind tests/unit/run $(addprefix $(BUILD)/alone/unit/,$(VALGRIND_T))
 
 # libFuzzer programs, one per tests/fuzz/fuzz_*.c. `make fuzz SECONDS=60` runs each so long; `make fuzz-replay` only
@@ -172,6 +174,6 @@ check:
 
 -include $(wildcard tests/rig/rig.mk tests/guest/guest.mk tests/bench/bench.mk tests/fault/fault.mk tests/soak/soak.mk)
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
-.PHONY: all install clean unit unit-build unit-asan unit-asan-build unit-tsan unit-valgrind fuzz fuzz-build fuzz-programs fuzz-replay fuzz-afl afl-build soak spin lint check
+.PHONY: all install clean unit unit-build unit-asan unit-asan-build unit-tsan unit-tsan-build unit-valgrind unit-valgrind-build fuzz fuzz-build fuzz-programs fuzz-replay fuzz-afl afl-build soak spin lint check
 .PRECIOUS: $(BUILD)/tests/unit/%.o $(BUILD)/tests/fuzz/%.o $(BUILD)/%.o
 .SECONDARY:

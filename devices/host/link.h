@@ -117,9 +117,10 @@ struct link {
 	 */
 	bool is_tap, tap_header;
 	int tap_fd;
-	/* const; what its owner does once the machine runs, and main, for watch() and in close() */
+	/* const; what its owner does once the machine runs, and what main does, in close() too */
 	const struct syscall_row *syscalls[LINK_SYSCALL_TABLES], *main_syscalls;
 	const struct syscall_row *forked_syscalls; /* const; of forked() */
+	const struct syscall_row *watch_syscalls;  /* const; of the loop that watch() was given */
 	bool up;             /* owner; main before attach */
 };
 

@@ -47,6 +47,10 @@ const struct syscall_row link_tap_syscalls[] = {
 
 const struct syscall_row link_tap_main_syscalls[] = {
 	{ SYSCALL(io_uring_register, "let go of the tap", SYSCALL_ARG_EQ(1, IORING_UNREGISTER_FILES)) },
+	SYSCALL_END,
+};
+
+const struct syscall_row link_tap_watch_syscalls[] = {
 	{ SYSCALL(ioctl, "is the tap still there", SYSCALL_ARG_EQ(1, TUNGETIFF)) },
 	{ SYSCALL(recvfrom, "what the host says about the interface", SYSCALL_ARG_EQ(3, MSG_DONTWAIT)) },
 	{ SYSCALL(sendto, "ask the host about the interface", SYSCALL_ARG_EQ(3, MSG_DONTWAIT)) },

@@ -29,7 +29,8 @@ struct tap {
 
 extern const struct link_ops link_tap_ops;
 /* Of every tap's owner; of one with several queues; main's. */
-extern const struct syscall_row link_tap_syscalls[], link_tap_pairs_syscalls[], link_tap_main_syscalls[];
+extern const struct syscall_row link_tap_syscalls[], link_tap_pairs_syscalls[], link_tap_main_syscalls[],
+	link_tap_watch_syscalls[];
 
 /*
  * link_tap_ring.c: a ring for the frames of the tap `fd`, which is O_NONBLOCK. Main, stage 2.

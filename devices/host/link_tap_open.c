@@ -49,6 +49,7 @@ static int tap_make(struct link **ret, int fd, bool has_header, bool several, st
 	if (!t->has_header || tap_ring_create(&t->ring, fd))
 		t->ring = NULL;
 	t->link.main_syscalls = link_tap_main_syscalls;
+	t->link.watch_syscalls = link_tap_watch_syscalls;
 	t->link.syscalls[2] = t->ring ? tap_ring_syscalls : tap_plain_syscalls;
 	t->link.forked_syscalls = t->ring ? tap_ring_forked_syscalls : NULL;
 	if (t->has_header)

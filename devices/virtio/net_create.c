@@ -231,9 +231,10 @@ int net_create(struct virtio_device *dev, const struct device_env *env, const vo
 	memcpy(dev->syscalls, links[0]->syscalls, sizeof(links[0]->syscalls));
 	_Static_assert((int)VIRTIO_SYSCALL_TABLES > (int)LINK_SYSCALL_TABLES, "one more");
 	if (dev->isolated) /* it watches for itself */
-		dev->syscalls[LINK_SYSCALL_TABLES] = links[0]->main_syscalls;
+		dev->syscalls[LINK_SYSCALL_TABLES] = links[0]->watch_syscalls;
 	dev->forked_syscalls = links[0]->forked_syscalls;
-	return device_main_calls(env, links[0]->main_syscalls, err);
+	r = dev->isolated ? 0 : device_main_calls(env, links[0]->watch_syscalls, err);
+	return r ? r : device_main_calls(env, links[0]->main_syscalls, err);
 }
 
 #define NET_OPTION(key_, type_, member_, ...)                                                      \

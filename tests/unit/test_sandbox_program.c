@@ -225,7 +225,7 @@ static const struct syscall_row *const vcpu[] = { sandbox_thread_syscalls, vcpu_
 static const struct syscall_row *const main_thread[] = { loop_syscalls, loop_timer_syscalls, vm_main_syscalls,
 	kvm_wiring_syscalls, kvm_main_syscalls, arch_main_syscalls, NULL };
 static const struct syscall_row *const network[] = { sandbox_thread_syscalls, loop_syscalls, queue_syscalls,
-	link_tap_syscalls, link_tap_main_syscalls, link_tap_pairs_syscalls, NULL };
+	link_tap_syscalls, link_tap_watch_syscalls, link_tap_pairs_syscalls, NULL };
 
 /* All that there is in the ways of rows: overlapping, twice, tests on both halves, and far apart. */
 static const struct syscall_row odd[] = {
