@@ -168,6 +168,7 @@ static int describe(struct raw_disk *d, const struct disk_raw_config *config, st
 
 	if (fstat(d->fd, &st))
 		return raw_open_failed(errno, err);
+	d->is_file = S_ISREG(st.st_mode);
 	if (S_ISBLK(st.st_mode)) {
 		r = describe_block_device(d, err);
 		if (r)
@@ -243,19 +244,19 @@ static int open_direct(struct raw_disk *d, const struct disk_raw_config *config,
 	return use_direct(d, fd);
 }
 
-#define LENGTH_ROWS                                                                                \
-	{ SYSCALL(fstat, "the size of a disk that the host resized, or cut") },                    \
-	{ SYSCALL(newfstatat, "the same, by glibc before 2.39", SYSCALL_ARG_EQ(3, AT_EMPTY_PATH)) }
+/*
+ * Of a file or a block device. Nothing of ours goes by the file's position, so it may be moved; one
+ * system call that all versions of the C library name alike.
+ */
+static int64_t length_now(const struct raw_disk *d)
+{
+	off_t end = lseek(d->buffered_fd, 0, SEEK_END);
 
-static const struct syscall_row image_syscalls[] = {
-	LENGTH_ROWS,
-	SYSCALL_END,
-};
+	return end < 0 ? -errno : end;
+}
 
-static const struct syscall_row resize_syscalls[] = {
-	LENGTH_ROWS,
-	{ SYSCALL(ioctl, "the size of a block device that the host resized",
-		SYSCALL_ARG_EQ(1, BLKGETSIZE64)) },
+static const struct syscall_row length_syscalls[] = {
+	{ SYSCALL(lseek, "the size of a disk that the host resized, or cut", SYSCALL_ARG_EQ(2, SEEK_END)) },
 	SYSCALL_END,
 };
 
@@ -288,13 +289,13 @@ void raw_close(struct disk *disk)
 bool raw_disk_is_whole(struct raw_disk *d)
 {
 	uint64_t expected = d->image ? d->info.stored : __atomic_load_n(&d->info.size, __ATOMIC_RELAXED);
-	struct stat st;
+	int64_t length = d->is_file ? length_now(d) : -ENOTSUP;
 
-	if (d->pass || fstat(d->buffered_fd, &st) || !S_ISREG(st.st_mode) || (uint64_t)st.st_size >= expected)
+	if (length < 0 || (uint64_t)length >= expected)
 		return true;
 	if (!atomic_exchange_explicit(&d->flush_failed, true, memory_order_relaxed))
 		log_error("a disk's file was cut short, to %llu bytes where %llu were: the disk fails from now on",
-			(unsigned long long)st.st_size, (unsigned long long)expected);
+			(unsigned long long)length, (unsigned long long)expected);
 	__atomic_store_n(&d->info.size, 0, __ATOMIC_RELAXED);
 	return false;
 }
@@ -303,19 +304,14 @@ bool raw_disk_is_whole(struct raw_disk *d)
 static int raw_resize(struct disk *disk, uint64_t *ret_size)
 {
 	struct raw_disk *d = container_of(disk, struct raw_disk, disk);
-	uint64_t size = 0;
-	struct stat st;
+	int64_t size = length_now(d);
 
-	if (fstat(d->buffered_fd, &st))
-		return -errno;
-	if (!S_ISBLK(st.st_mode))
-		size = (uint64_t)st.st_size;
-	else if (ioctl(d->buffered_fd, BLKGETSIZE64, &size))
-		return -errno;
+	if (size < 0)
+		return (int)size;
 	if (!size || size % SECTOR)
 		return -EINVAL;
-	__atomic_store_n(&d->info.size, size, __ATOMIC_RELAXED);
-	*ret_size = size;
+	__atomic_store_n(&d->info.size, (uint64_t)size, __ATOMIC_RELAXED);
+	*ret_size = (uint64_t)size;
 	return 0;
 }
 
@@ -367,7 +363,7 @@ int disk_raw_open(struct disk **ret, const struct disk_raw_config *config, struc
 		return error_set(err, ENOMEM, "out of memory");
 	d->disk.ops = &raw_ops;
 	d->disk.main_syscalls = raw_main_syscalls;
-	d->disk.syscalls[2] = config->image ? image_syscalls : resize_syscalls;
+	d->disk.syscalls[2] = length_syscalls;
 	d->plain = config->plain;
 	d->ring_level = config->ring_level;
 	d->forks = config->forks;

@@ -39,6 +39,7 @@ struct raw_disk {
 	/* const; the same file through the page cache; == fd unless direct */
 	int buffered_fd;
 	bool direct, plain, image, forks; /* const; see disk_raw_config */
+	bool is_file;                   /* const; not a device */
 	uint32_t mem_align, file_align; /* const; what O_DIRECT asks of addresses and of offsets */
 	uint32_t mem_mask, file_mask;   /* const; those less 1, and 0 unless direct: all goes */
 	int life_fd, eol_fd;            /* const; an eMMC's wear, in sysfs; -1: none */

@@ -7,8 +7,6 @@ ROWS = [
     ("main", "ioctl", "a guest of its own", "only with --cpus nested=on, which needs a host with nested virtualisation"),
     ("main", "ioctl", "end that", "only with --cpus nested=on, which needs a host with nested virtualisation"),
     ("keeper", "brk", None, "the heap has room left in these runs"),
-    ("worker", "fstat", None, "the host resizes no disk in these runs"),
-    ("worker", "ioctl", "block device", "there is no block device to resize here"),
     (None, "ioctl", "still there", "the interface stays for as long as its machine"),
     ("main", "sendto", "about the interface", "it is asked before the filter; again only when the host lost messages"),
     ("worker", "timerfd_settime", "gathered", "the guest's driver gathers no interrupts, and no limit is set"),
