@@ -24,7 +24,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "devices/host/disk_ring.h"
+#include "devices/host/ring.h"
 
 /* of enter and reap in one submit(), then the loop gets its turn */
 enum { ROUNDS_MAX = 8 };
@@ -414,7 +414,7 @@ void raw_queue_detach(struct disk_queue *q)
 static const struct syscall_row ring_syscalls[] = {
 	{ SYSCALL(io_uring_enter, "send a batch of disk requests, collect completions") },
 	{ SYSCALL(io_uring_register, "enable the ring that main made; binds it to this thread",
-		SYSCALL_ARG_EQ(1, DISK_RING_ENABLE)) },
+		SYSCALL_ARG_EQ(1, RING_ENABLE)) },
 	SYSCALL_END,
 };
 

@@ -8,7 +8,7 @@
 #include <sys/resource.h>
 
 #include "devices/host/disk_raw.h"
-#include "devices/host/disk_ring.h"
+#include "devices/host/ring.h"
 
 enum { FIXED_MAX = GIB }; /* of one registered buffer: io_uring_register(2) */
 
@@ -40,7 +40,7 @@ int raw_ring_create(struct io_uring *ring, const struct raw_disk *d, unsigned de
 	enum { UNFIXED = ARRAY_SIZE(file_ops) - 2 };
 	static const uint8_t pass_ops[] = { IORING_OP_URING_CMD };
 	const int files[] = { [FILE_MAIN] = d->fd, [FILE_BUFFERED] = d->buffered_fd, [FILE_TOMB] = tomb };
-	const struct disk_ring_config config = {
+	const struct ring_config config = {
 		.depth = depth,
 		.flags = d->pass ? IORING_SETUP_SQE128 | IORING_SETUP_CQE32 : 0,
 		.level = d->ring_level,
@@ -52,7 +52,7 @@ int raw_ring_create(struct io_uring *ring, const struct raw_disk *d, unsigned de
 		.ops = d->pass ? pass_ops : file_ops,
 		.nops = d->pass ? ARRAY_SIZE(pass_ops) : d->nfixed ? ARRAY_SIZE(file_ops) : UNFIXED,
 	};
-	int r = d->plain ? -ENOSYS : disk_ring_create(ring, &config);
+	int r = d->plain ? -ENOSYS : ring_create(ring, &config);
 
 	if (r == 0)
 		return 0;

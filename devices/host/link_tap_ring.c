@@ -20,6 +20,7 @@
 #include <sys/uio.h>
 
 #include "devices/host/link_tap.h"
+#include "devices/host/ring.h"
 
 struct tap_ring {
 	struct io_uring ring;
@@ -122,35 +123,18 @@ const struct syscall_row tap_ring_forked_syscalls[] = {
 	SYSCALL_END,
 };
 
-static int restrict_ring(struct io_uring *ring)
+static int make(struct tap_ring *r, int fd, bool inherited)
 {
-	struct io_uring_restriction allow[] = {
-		{ .opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = IORING_OP_READV },
-		{ .opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = IORING_OP_WRITEV },
-		{ .opcode = IORING_RESTRICTION_SQE_FLAGS_REQUIRED, .sqe_flags = IOSQE_FIXED_FILE },
-		{ .opcode = IORING_RESTRICTION_REGISTER_OP, .register_op = IORING_UNREGISTER_FILES },
-	};
+	static const uint8_t ops[] = { IORING_OP_READV, IORING_OP_WRITEV };
+	const struct ring_config config = { .depth = LINK_BATCH_MAX, .files = &fd, .nfiles = 1, .at_once = true,
+		.inherited = inherited, .ops = ops, .nops = ARRAY_SIZE(ops) };
 
-	return io_uring_register_restrictions(ring, allow, ARRAY_SIZE(allow));
+	return ring_create(&r->ring, &config);
 }
 
 int tap_ring_renew(struct tap_ring *r, int fd)
 {
-	const unsigned flags = IORING_SETUP_R_DISABLED | IORING_SETUP_SUBMIT_ALL |
-		IORING_SETUP_COOP_TASKRUN;
-	int code = io_uring_queue_init(LINK_BATCH_MAX, &r->ring, flags);
-
-	if (code < 0)
-		return code;
-	code = io_uring_register_files(&r->ring, &fd, 1);
-	if (code == 0)
-		code = restrict_ring(&r->ring);
-	/* Not bound to one thread: main may enable it, so that its owner need not be able to. */
-	if (code == 0)
-		code = io_uring_enable_rings(&r->ring);
-	if (code < 0)
-		io_uring_queue_exit(&r->ring);
-	return code;
+	return make(r, fd, true);
 }
 
 int tap_ring_create(struct tap_ring **ret, int fd)
@@ -161,13 +145,11 @@ int tap_ring_create(struct tap_ring **ret, int fd)
 	if (!can_answer_at_once(fd))
 		return -EOPNOTSUPP;
 	r = calloc(1, sizeof(*r));
-	code = r ? tap_ring_renew(r, fd) : -ENOMEM;
+	code = r ? make(r, fd, false) : -ENOMEM;
 	if (code < 0) {
 		free(r);
 		return code;
 	}
-	/* Its memory is shared with the kernel: not for the process of another device. */
-	io_uring_ring_dontfork(&r->ring);
 	*ret = r;
 	return 0;
 }

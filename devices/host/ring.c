@@ -1,10 +1,9 @@
 /*
- * Rings for disks: made on main, in stage 2, disabled, so that nothing is opened, mapped or
- * registered later. The worker that enables a ring becomes the only one that may submit
- * (SINGLE_ISSUER).
+ * Rings are made on main, in stage 2, so that nothing is opened, mapped or registered later. The
+ * worker that enables a disk's becomes the only one that may submit (SINGLE_ISSUER).
  *
  * A ring is a second way into the kernel, which the thread's filter does not see: for good it may
- * do only what a disk needs, and only to the files registered with it (io_uring_register(2),
+ * do only what its owner needs, and only to the files registered with it (io_uring_register(2),
  * IORING_REGISTER_RESTRICTIONS).
  *
  * Not used, by measurement (Linux 6.18): DEFER_TASKRUN, under which the ring's fd stays silent
@@ -12,13 +11,13 @@
  * moves no more requests at depth 128; and the registered fd of the ring itself, whose gain is lost
  * in the noise.
  */
-#include "devices/host/disk_ring.h"
+#include "devices/host/ring.h"
 
 #include <errno.h>
 
 enum { OPS_MAX = 8 };
 
-static int restrict_ring(struct io_uring *ring, const struct disk_ring_config *config)
+static int restrict_ring(struct io_uring *ring, const struct ring_config *config)
 {
 	struct io_uring_restriction allow[OPS_MAX + 2] = { 0 };
 	unsigned n = 0;
@@ -30,13 +29,13 @@ static int restrict_ring(struct io_uring *ring, const struct disk_ring_config *c
 	allow[n].opcode = IORING_RESTRICTION_SQE_FLAGS_REQUIRED;
 	allow[n++].sqe_flags = IOSQE_FIXED_FILE;
 	allow[n].opcode = IORING_RESTRICTION_REGISTER_OP;
-	allow[n++].register_op = DISK_RING_ENABLE;
+	allow[n++].register_op = config->at_once ? IORING_UNREGISTER_FILES : RING_ENABLE;
 	return io_uring_register_restrictions(ring, allow, n);
 }
 
-int disk_ring_create(struct io_uring *ring, const struct disk_ring_config *config)
+/* The first set of flags that this kernel knows; each is newer than the next. */
+static int queue_init(struct io_uring *ring, const struct ring_config *config)
 {
-	/* Each set is newer than the next. */
 	static const unsigned flags[] = {
 		/* 6.0 */
 		IORING_SETUP_SUBMIT_ALL | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG |
@@ -44,13 +43,22 @@ int disk_ring_create(struct io_uring *ring, const struct disk_ring_config *confi
 		IORING_SETUP_SUBMIT_ALL | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG, /* 5.19 */
 		0,
 	};
+	const unsigned unbound = config->at_once ? ~(unsigned)IORING_SETUP_SINGLE_ISSUER : ~0u;
 	int r = -ENOSYS;
 
 	for (size_t i = config->level; i < ARRAY_SIZE(flags); i++) {
-		r = io_uring_queue_init(config->depth, ring, flags[i] | config->flags | IORING_SETUP_R_DISABLED);
+		r = io_uring_queue_init(config->depth, ring,
+			(flags[i] & unbound) | config->flags | IORING_SETUP_R_DISABLED);
 		if (r != -EINVAL)
 			break;
 	}
+	return r;
+}
+
+int ring_create(struct io_uring *ring, const struct ring_config *config)
+{
+	int r = queue_init(ring, config);
+
 	if (r < 0)
 		return r;
 	if (!config->inherited)
@@ -60,6 +68,8 @@ int disk_ring_create(struct io_uring *ring, const struct disk_ring_config *confi
 		r = io_uring_register_buffers(ring, config->buffers, config->nbuffers);
 	if (r == 0)
 		r = restrict_ring(ring, config);
+	if (r == 0 && config->at_once)
+		r = io_uring_enable_rings(ring);
 	if (r < 0)
 		io_uring_queue_exit(ring);
 	return r;
