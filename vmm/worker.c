@@ -109,14 +109,12 @@ static void pin_here(const struct worker *w)
 	sched_setaffinity(0, sizeof(set), &set);
 }
 
-int worker_run_here(struct worker *w, struct error *err)
+static int live(struct worker *w, struct error *err)
 {
 	int r;
 
 	/* By itself: from outside it would need /proc, which is gone after confinement. */
 	prctl(PR_SET_NAME, w->name);
-	if (w->pinned && !w->running)
-		pin_here(w);
 	r = sandbox_seal(w->filter, err);
 	if (r < 0)
 		return r;
@@ -126,12 +124,19 @@ int worker_run_here(struct worker *w, struct error *err)
 	return 0;
 }
 
+int worker_run_here(struct worker *w, struct error *err)
+{
+	if (w->pinned)
+		pin_here(w);
+	return live(w, err);
+}
+
 static void *worker_main(void *arg)
 {
 	struct worker *w = arg;
 	struct error err;
 
-	if (worker_run_here(w, &err) < 0) {
+	if (live(w, &err) < 0) {
 		/*
 		 * A thread that cannot be confined must not serve a guest; main sees it by the
 		 * missing reply.

@@ -35,10 +35,10 @@ static void must(bool ok)
 		abort();
 }
 
-static int give_worker(const struct device_env *env, const char *name, bool busy, struct worker **ret,
+static int give_worker(const struct device_env *env, const char *name, enum worker_share share, struct worker **ret,
 	struct error *err)
 {
-	(void)name, (void)busy, (void)err;
+	(void)name, (void)share, (void)err;
 	*ret = ((struct rig *)env->machine)->worker;
 	return 0;
 }

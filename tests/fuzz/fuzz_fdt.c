@@ -32,7 +32,7 @@ static void take_options(struct input *in, struct fdt_options *o)
 	if (how & 8)
 		o->its = take_range(in);
 	if (how & 16)
-		o->v2m = take_range(in);
+		o->v2m = (struct fdt_v2m){ take_range(in), (uint32_t)take(in, 4), (uint32_t)take(in, 4) };
 	if (how & 32)
 		o->initramfs = take_range(in);
 	if (how & 64) {

@@ -188,7 +188,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	const struct mem_config shared = { .shared = true };
 	struct peer peer = { .data = data, .size = size };
-	struct blk_options o = { .num_queues = 1, .virtio.queue_size = QUEUE, .virtio.packed = true };
+	struct blk_options o = { .num_queues = 1, .poll_us = BLK_POLL_US, .virtio.queue_size = QUEUE,
+		.virtio.packed = true };
 	pthread_t thread;
 	struct rig rig;
 
@@ -198,9 +199,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	setup(&peer);
 	MUST(pwrite(peer.memfd, data, MIN(size, (size_t)1 << 16), 0) >= 0);
 	rig_init(&rig);
+	rig.root->ops->destroy(rig.root);
 	mem_destroy(rig.mem);
 	MUST(mem_create(&rig.mem, NULL) == 0 && mem_add_ram(rig.mem, 0, RIG_RAM, &shared, &rig.err) == 0);
-	rig.env.mem = rig.mem;
+	rig_make_root(&rig);
 	rig.env.id = "_disk0";
 	o.vhost_user.socket = peer.path;
 	MUST(pthread_create(&thread, NULL, speak, &peer) == 0);

@@ -94,13 +94,14 @@ RIG struct vr *vr_new(bool net)
 	int fd;
 
 	rig_init(&v->rig);
+	v->rig.root->ops->destroy(v->rig.root);
 	mem_destroy(v->rig.mem);
 	cr_assert_eq(mem_create(&v->rig.mem, NULL), 0);
 	cr_assert_eq(mem_add_ram(v->rig.mem, 0, VR_LOW, &shared, &v->rig.err), 0);
 	cr_assert_eq(mem_add_ram(v->rig.mem, VR_HIGH_AT, VR_HIGH, &shared, &v->rig.err), 0);
 	v->low = mem_region(v->rig.mem, 0)->host;
 	v->high = mem_region(v->rig.mem, 1)->host;
-	v->rig.env.mem = v->rig.mem;
+	rig_make_root(&v->rig);
 	v->events = (struct vm_events){ vr_event, v };
 	v->rig.env.events = &v->events;
 	v->rig.env.id = net ? "_net0" : "_disk0";

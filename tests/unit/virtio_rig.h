@@ -93,7 +93,7 @@ static int echo_handle(struct virtio_device *dev, struct queue *q)
 	struct chain *c;
 
 	__atomic_fetch_add(&e->handled, 1, __ATOMIC_RELAXED); /* queues have workers of their own */
-	if (e->lazy)
+	if (__atomic_load_n(&e->lazy, __ATOMIC_SEQ_CST))
 		return 0;
 	for (unsigned i = 0; i < queue_size(q); i++) {
 		uint8_t byte;
@@ -189,6 +189,20 @@ static int rig_worker(const struct device_env *env, const char *name, enum worke
 	return 0;
 }
 
+/* Takes rig->mem as it is now. */
+RIG void rig_make_root(struct rig *rig)
+{
+	rig->env.id = "_pci0";
+	rig->env.mem = rig->mem;
+	rig->env.pci = NULL;
+	rig->env.place = &rig->place;
+	if (pci_root_type.create(&rig->root, &rig->env, NULL, &rig->err) < 0)
+		abort();
+	rig->env.pci = rig->pci;
+	rig->env.place = NULL;
+	rig->env.id = "_echo0";
+}
+
 /* Aborts when the rig itself cannot be made. */
 RIG void rig_make(struct rig *rig, bool shared)
 {
@@ -212,24 +226,19 @@ RIG void rig_make(struct rig *rig, bool shared)
 	rig->place = (struct device_node){ "pci-root", false, RIG_ECAM, MIB, UINT32_MAX };
 	rig->options.virtio.queue_size = ECHO_QUEUE_MAX;
 	rig->options.virtio.packed = true;
-	rig->env = (struct device_env){ .id = "_pci0",
-		.mem = rig->mem,
+	rig->env = (struct device_env){
 		.mmio = rig->mmio,
 		.pio = rig->pio,
 		.irq = rig->irq,
 		.pci_slot = &rig->pci,
 		.pci_windows = &rig->windows,
 		.resources = &rig->resources,
-		.place = &rig->place,
 		.main_loop = rig->main_loop,
 		.worker = rig_worker,
 		.machine = rig };
-	r = r ? r : pci_root_type.create(&rig->root, &rig->env, NULL, &rig->err);
 	if (r < 0)
 		abort();
-	rig->env.pci = rig->pci;
-	rig->env.place = NULL;
-	rig->env.id = "_echo0";
+	rig_make_root(rig);
 }
 
 RIG void rig_init(struct rig *rig)

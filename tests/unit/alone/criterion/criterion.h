@@ -72,6 +72,8 @@ void alone_skip(const char *format, ...);
 #define cr_expect_geq(a, b, ...)	ALONE_CHECK_(false, #a " >= " #b, (a) >= (b), __VA_ARGS__)
 #define cr_expect_null(p, ...)		ALONE_CHECK_(false, #p " is null", (p) == NULL, __VA_ARGS__)
 #define cr_expect_not_null(p, ...)	ALONE_CHECK_(false, #p " is not null", (p) != NULL, __VA_ARGS__)
+#define cr_log_info(...)		(printf("[----] " __VA_ARGS__), putchar(10))
+#define cr_expect_arr_eq(a, b, n, ...)	ALONE_CHECK_(false, #a " is " #b, !memcmp(a, b, n), __VA_ARGS__)
 #define cr_expect_str_eq(a, b, ...)	ALONE_CHECK_(false, #a " is " #b, !strcmp(a, b), __VA_ARGS__)
 #define cr_skip_test(...)		alone_skip(__VA_ARGS__)
 
