@@ -48,7 +48,7 @@ $(bench_dir)/user: tests/bench/user.S
 # What can be counted alike on both CPUs: in the rig of each.
 bench-counts: $(BUILD)/microvm $(bench_dir)/start $(bench_dir)/user
 	@$(inside) tests/rig/run tests/bench/counts --build $(BUILD) --out /out/counts.json
-	@cp build/rig/out/counts.json $(bench_dir)/counts.json
+	@cp build/rig$(if $(CROSS),-$(ARCH))/out/counts.json $(bench_dir)/counts.json
 
 bench: bench-build $(guest_elf)
 	@tests/bench/run --build $(BUILD) --results tests/bench/RESULTS.md

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import time
 
-from cell import (BLOCKS, DEVICE, IOERR, OK, SIZE, UNAFFECTED, Cell, Writer, content, expect, holds, image_check, make_disk)
+from cell import (BLOCKS, DEVICE, IOERR, OK, PAUSED, SIZE, UNAFFECTED, Cell, Writer, content, expect, holds, image_check, make_disk)
 from faultfs import FaultFs
 from machine import Skip
 
@@ -64,8 +64,9 @@ def after(path, form, rounds, leaks=False):
     expect(not bad, f"blocks {bad} do not hold what was written")
 
 
-def full(form):
-    """A tmpfs of some size, and then of more: what is new fails while it is full, what was there does not change."""
+def full(form, on_error):
+    """A tmpfs of some size, and then of more. The guest is told, and what was there does not change; or the machine waits
+    until there is room, and the guest hears of nothing."""
     def case(bench):
         os.mkdir(bench.path("small"))
         mount = ["mount", "-t", "tmpfs"]
@@ -73,14 +74,20 @@ def full(form):
         try:
             path = bench.path("small/victim")
             make_disk(path, form)
-            w = Writer(bench, "--disk", f"path={path},format={form}")
+            w = Writer(bench, "--disk", f"path={path},format={form},on_error={on_error}")
             w.sound(1)
             room = os.statvfs(path).f_bavail * os.statvfs(path).f_frsize
             with open(bench.path("small/filler"), "wb") as f:
                 f.write(bytes(max(0, room - (64 << 10))))
             w.go(1)
-            judge(w, 2, lambda c: c.write_errors and not c.read_errors)
+            if on_error == "report":
+                judge(w, 2, lambda c: c.write_errors and not c.read_errors)
+            else:
+                w.p.wait_for("the machine is paused")
             subprocess.run([*mount, "-o", "remount,size=64M", "tmpfs", bench.path("small")], check=True)
+            if on_error != "report":
+                w.p.signal(signal.SIGUSR2)
+                w.sound(2)
             w.go(2)
             w.sound(3)
             w.go(3)
@@ -228,7 +235,8 @@ def flush_fails(c):
 
 def cells():
     for form in ("raw", "qcow2"):
-        yield Cell("ENOSPC", form, DEVICE, full(form))
+        yield Cell("ENOSPC, told", form, DEVICE, full(form, "report"))
+        yield Cell("ENOSPC", form, PAUSED, full(form, "enospc"))
         yield Cell("EIO on writes", form, DEVICE, through(form, {"write": errno.EIO}, all_writes_fail, None))
         yield Cell("EIO on writes, no io_uring", form, DEVICE,
                    through(form, {"write": errno.EIO}, all_writes_fail, None, plain=True))

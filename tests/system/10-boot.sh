@@ -40,6 +40,6 @@ aarch64)
 	t bzimage_6.12_pci_split_4cpu_4queues full 6.12 bzimage 4 pci split 4
 	t bzimage_6.1_mmio_packed_1cpu full 6.1 bzimage 1 mmio packed 1
 	t bzimage_6.12_unpacked_by_the_guest full 6.12 bzimage 1 pci packed 1 --kernel-decompress guest
-	t bzimage_6.1_unpacked_by_the_guest full 6.1 bzimage 1 pci split 1 --kernel-decompress guest
+	brief || t bzimage_6.1_unpacked_by_the_guest full 6.1 bzimage 1 pci split 1 --kernel-decompress guest
 	;;
 esac

@@ -31,4 +31,4 @@ ephemeral_forgets() {
 }
 
 t qcow2_overlay_keeps_what_was_written_and_the_base_stays overlay_keeps_and_base_stays
-t qcow2_ephemeral_disk_forgets ephemeral_forgets
+brief || t qcow2_ephemeral_disk_forgets ephemeral_forgets
