@@ -5,6 +5,7 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <liburing.h>
 #include <signal.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -56,6 +57,16 @@ static void file_make(struct fixture *f, off_t size)
 	cr_assert_geq(fd, 0);
 	cr_assert_eq(ftruncate(fd, size), 0);
 	close(fd);
+}
+
+/* First line of a test that is about rings alone. */
+static void needs_ring(void)
+{
+	struct io_uring ring;
+
+	if (io_uring_queue_init(2, &ring, 0) < 0)
+		cr_skip_test("this kernel has no io_uring to give");
+	io_uring_queue_exit(&ring);
 }
 
 static void disk_make(struct fixture *f, struct disk_raw_config config)
@@ -338,11 +349,13 @@ static void fixed_bytes_arrive(bool direct)
 
 Test(disk_raw, bytes_arrive_through_registered_buffers)
 {
+	needs_ring();
 	fixed_bytes_arrive(false);
 }
 
 Test(disk_raw, bytes_arrive_through_registered_buffers_past_the_page_cache)
 {
+	needs_ring();
 	fixed_bytes_arrive(true);
 }
 
@@ -373,6 +386,7 @@ static void no_fixed_queue(struct disk_raw_config config, bool as_nobody, int co
 
 Test(disk_raw, buffers_that_may_not_be_locked_are_an_error_with_its_remedy)
 {
+	needs_ring();
 	cr_assert_eq(setrlimit(RLIMIT_MEMLOCK, &(struct rlimit){ 64 * KIB, 64 * KIB }), 0);
 	/* Root may lock what it likes. */
 	no_fixed_queue((struct disk_raw_config){ 0 }, true, -ENOMEM, "ulimit -l");
