@@ -82,7 +82,7 @@ ordinary_user() {
 	grep -q "served by us.*capture= needs that" "$dir/stderr" || fail "by whom? $(grep vhost "$dir/stderr")"
 }
 
-t net_vhost_pci_16m_and_our_worker_sleeps over_vhost pci 6.12
-brief || t net_vhost_mmio_16m_and_our_worker_sleeps over_vhost mmio 6.1
-t net_vhost_several_queues_and_down_and_up several_queues
-t net_vhost_ordinary_user_and_auto ordinary_user
+brief || t net_vhost_pci_16m_and_our_worker_sleeps over_vhost pci 6.12
+t net_vhost_mmio_16m_and_our_worker_sleeps over_vhost mmio 6.1
+brief || t net_vhost_several_queues_and_down_and_up several_queues
+brief || t net_vhost_ordinary_user_and_auto ordinary_user
