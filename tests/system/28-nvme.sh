@@ -1,6 +1,8 @@
 #!/bin/bash
 # NVMe namespaces by their character device. The drive is the rig's; elsewhere one may hold somebody's data.
 . "$(dirname "$0")/lib.sh"
+# What is asked here is asked of devices and the host's kernel, not of the CPU.
+[ "$arch" != aarch64 ] || ! brief || exit 0
 
 nvme_drive() {
 	[ -n "${RIG:-}" ] || skip "overwrites a namespace: in the rig only"
