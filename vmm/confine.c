@@ -12,6 +12,7 @@
 #include <linux/capability.h>
 #include <sched.h>
 #include <stdio.h>
+#include <sys/auxv.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -121,9 +122,15 @@ void sandbox_ahead_init(struct sandbox_ahead *ret)
 		ret->fd[i] = -1;
 }
 
+/* As main found itself, which nobody has changed yet. */
+static bool started_as_root(void)
+{
+	return getauxval(AT_EUID) == 0;
+}
+
 void sandbox_ahead_network(struct sandbox_ahead *ret)
 {
-	if (geteuid() == 0)
+	if (started_as_root())
 		ret->made = CLONE_NEWNET & ~make_each(CLONE_NEWNET);
 }
 
@@ -131,7 +138,7 @@ void sandbox_ahead_others(struct sandbox_ahead *ret)
 {
 	const int others = ALL_KINDS & ~CLONE_NEWNET;
 
-	if (geteuid() != 0)
+	if (!started_as_root())
 		return;
 	ret->made |= others & ~make_each(others);
 	ret->thread_fd = (int)syscall(SYS_pidfd_open, syscall(SYS_gettid), THREAD_FD);

@@ -443,10 +443,10 @@ int vm_start(struct vm *vm, struct error *err)
 	}
 	for (unsigned i = 0; i < vm->nworkers && r == 0; i++)
 		r = worker_run(vm->workers[i], vm->mode, err);
-	/* The last thread that is not confined. */
-	aside_end(&vm->aside);
 	if (r == 0)
 		r = sandbox_seal(vm->main_filter, err);
+	/* The last thread that is not confined: it was told to end, and has had the time. */
+	aside_end(&vm->aside);
 	if (r < 0) {
 		for (unsigned i = 0; i < vm->nvcpus; i++) {
 			vcpu_ask(&vm->vcpus[i], VCPU_STOP);

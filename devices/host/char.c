@@ -10,7 +10,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -53,8 +52,9 @@ static int file_open(struct char_host *c, const struct char_config *config, cons
 			"%s file=%s: cannot open it for writing: %s; give a path that can be "
 			"written",
 			option, config->path, strerror(errno));
+	c->regular = !fstat(c->out_fd, &st) && S_ISREG(st.st_mode);
 	/* Only what grows is limited. */
-	c->limit = !fstat(c->out_fd, &st) && S_ISREG(st.st_mode) ? config->limit : 0;
+	c->limit = c->regular ? config->limit : 0;
 	return 0;
 }
 
@@ -113,8 +113,6 @@ int char_open(struct char_host **ret, const struct char_config *config, const ch
 	c->kind = kinds[config->mode];
 	c->option = option;
 	c->in_fd = c->out_fd = c->winch_fd = c->slave_fd = c->listen_fd = c->place.dir_fd = -1;
-	/* A pipe or client that left is an EPIPE for the owner, not the end of the machine. */
-	signal(SIGPIPE, SIG_IGN);
 	r = c->kind->open(c, config, option, err);
 	if (r < 0) {
 		char_close(c);

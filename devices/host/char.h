@@ -89,8 +89,8 @@ struct char_events {
 int char_configure(struct char_config *ret, const struct char_options *options,
 	enum char_mode usual, const char *option, struct error *err) NEEDS_CHECK;
 
-/* mode OFF is the caller's to handle: -EINVAL. `option` outlives the host. SIGPIPE is ignored from
- * then on. Main, stage 2. */
+/* mode OFF is the caller's to handle: -EINVAL. `option` outlives the host. SIGPIPE has
+ * to be ignored: a pipe or client that left is an EPIPE for the owner. Main, stage 2. */
 int char_open(struct char_host **ret, const struct char_config *config, const char *option,
 	struct error *err) NEEDS_CHECK;
 /* Takes no more part in the loop; output is dropped from now on. Owner, or main when the loop does

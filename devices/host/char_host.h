@@ -40,6 +40,7 @@ struct char_host {
 
 	int in_fd, out_fd; /* io; -1: none. Equal for a pty and a client */
 	bool is_socket;	   /* const after open */
+	bool regular;	   /* const after open; out_fd is a file, which is always ready */
 	bool may_block;	   /* const; out_fd has no O_NONBLOCK: poll first, small pieces */
 	bool escapes;	   /* const; ^A is ours: stdin is a terminal */
 

@@ -240,7 +240,7 @@ int char_watch(struct char_host *c)
 	}
 	if (!r && both)
 		c->out_src = c->in_src;
-	else if (!r && c->out_fd >= 0)
+	else if (!r && c->out_fd >= 0 && !c->regular)
 		r = loop_add(c->loop, c->out_fd, 0, on_output, c, &c->out_src);
 	if (r == -EPERM) {
 		c->out_src = NULL;

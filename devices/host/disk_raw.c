@@ -57,10 +57,9 @@ int raw_open_failed(int code, struct error *err)
 	return error_set(err, code, "cannot be opened: %s", strerror(code));
 }
 
-static int open_file(const struct disk_raw_config *config, struct error *err)
+static int open_file(const struct disk_raw_config *config, struct stat *st, struct error *err)
 {
 	int flags = (config->readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NOCTTY;
-	struct stat st;
 	int fd;
 
 	/*
@@ -70,16 +69,16 @@ static int open_file(const struct disk_raw_config *config, struct error *err)
 	fd = open(config->path, flags | O_NONBLOCK);
 	if (fd < 0)
 		return raw_open_failed(errno, err);
-	if (fstat(fd, &st) || fcntl(fd, F_SETFL, 0)) {
+	if (fstat(fd, st) || fcntl(fd, F_SETFL, 0)) {
 		int code = errno;
 
 		close(fd);
 		return raw_open_failed(code, err);
 	}
-	if (S_ISREG(st.st_mode) || S_ISBLK(st.st_mode))
+	if (S_ISREG(st->st_mode) || S_ISBLK(st->st_mode))
 		return fd;
 	close(fd);
-	if (S_ISDIR(st.st_mode))
+	if (S_ISDIR(st->st_mode))
 		return raw_open_failed(EISDIR, err);
 	return error_set(err, EINVAL, "is neither a file nor a block device; give one of them");
 }
@@ -161,24 +160,21 @@ static void describe_file(struct raw_disk *d, const struct stat *st)
 	d->info.can_discard = can_punch(d->fd, d->info.size);
 }
 
-static int describe(struct raw_disk *d, const struct disk_raw_config *config, struct error *err)
+static int describe(struct raw_disk *d, const struct disk_raw_config *config, const struct stat *st, struct error *err)
 {
-	struct stat st;
 	int r;
 
-	if (fstat(d->fd, &st))
-		return raw_open_failed(errno, err);
-	d->is_file = S_ISREG(st.st_mode);
-	if (S_ISBLK(st.st_mode)) {
+	d->is_file = S_ISREG(st->st_mode);
+	if (S_ISBLK(st->st_mode)) {
 		r = describe_block_device(d, err);
 		if (r)
 			return r;
 	} else {
-		describe_file(d, &st);
+		describe_file(d, st);
 	}
 	if (config->image) {
 		d->info.stored = d->info.size;
-		if (!S_ISBLK(st.st_mode))
+		if (!S_ISBLK(st->st_mode))
 			d->info.size = RAW_IMAGE_MAX;
 	}
 	if (!d->info.size)
@@ -192,7 +188,7 @@ static int describe(struct raw_disk *d, const struct disk_raw_config *config, st
 	d->info.readonly = config->readonly;
 	d->info.can_discard &= !config->readonly;
 	d->info.can_write_zeroes = !config->readonly; /* by hand where the file cannot */
-	return S_ISBLK(st.st_mode) && !config->image ? raw_slow_describe(d, &st, err) : 0;
+	return S_ISBLK(st->st_mode) && !config->image ? raw_slow_describe(d, st, err) : 0;
 }
 
 /*
@@ -357,6 +353,7 @@ static const struct disk_ops raw_ops = {
 int disk_raw_open(struct disk **ret, const struct disk_raw_config *config, struct error *err)
 {
 	struct raw_disk *d = calloc(1, sizeof(*d));
+	struct stat st;
 	int r;
 
 	if (!d)
@@ -372,14 +369,14 @@ int disk_raw_open(struct disk **ret, const struct disk_raw_config *config, struc
 	d->fd = d->buffered_fd = d->life_fd = d->eol_fd = -1;
 	/* Each write may make an image longer. */
 	d->quick = config->image ? DISK_READ : DISK_WRITE;
-	r = open_file(config, err);
+	r = open_file(config, &st, err);
 	if (r < 0)
 		goto fail;
 	d->fd = d->buffered_fd = r;
 	r = raw_lock(d->fd, config->readonly, err);
 	if (r)
 		goto fail;
-	r = describe(d, config, err);
+	r = describe(d, config, &st, err);
 	if (r)
 		goto fail;
 	if (config->direct || d->info.zoned.zone_size) {

@@ -129,20 +129,25 @@ static int open_queue(struct ifreq *ifr, bool multi, struct error *err)
 	return attach_failed(code, ifr->ifr_name, multi, err);
 }
 
-static int set_address(int sock, struct ifreq *ifr, unsigned long request, const char *text,
-	struct error *err)
+/* By a socket of that family, as none of another does. */
+static int set_address(struct ifreq *ifr, unsigned long request, const char *text, struct error *err)
 {
 	struct sockaddr_in *sin = (struct sockaddr_in *)&ifr->ifr_addr;
+	int sock, code;
 
 	*sin = (struct sockaddr_in){ .sin_family = AF_INET };
 	if (inet_pton(AF_INET, text, &sin->sin_addr) != 1)
 		return error_set(err, EINVAL,
 			"%s is not an IPv4 address; write four numbers such as 192.168.249.1",
 			text);
-	if (ioctl(sock, request, ifr))
-		return error_set(err, errno,
+	sock = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	code = sock < 0 || ioctl(sock, request, ifr) ? errno : 0;
+	if (sock >= 0)
+		close(sock);
+	if (code)
+		return error_set(err, code,
 			"address %s cannot be set: %s; set it beforehand as root, or leave it out",
-			text, strerror(errno));
+			text, strerror(code));
 	return 0;
 }
 
@@ -164,9 +169,9 @@ static int set_numbers(int sock, struct ifreq *ifr, const struct link_tap_config
 				strerror(errno));
 	}
 	if (config->ip)
-		r = set_address(sock, ifr, SIOCSIFADDR, config->ip, err);
+		r = set_address(ifr, SIOCSIFADDR, config->ip, err);
 	if (!r && config->ip)
-		r = set_address(sock, ifr, SIOCSIFNETMASK,
+		r = set_address(ifr, SIOCSIFNETMASK,
 			config->mask ? config->mask : "255.255.255.0", err);
 	return r;
 }
@@ -192,7 +197,10 @@ static int configure(int sock, struct ifreq *ifr, const struct link_tap_config *
 	return r;
 }
 
-/* The first link follows the interface. Without that its link stays up, whatever becomes of it. */
+/*
+ * The first link follows the interface, and has the socket then. Without that its link stays up,
+ * whatever becomes of it.
+ */
 static void watch(int sock, struct link *l, const char *name)
 {
 	struct tap *t = container_of(l, struct tap, link);
@@ -201,8 +209,12 @@ static void watch(int sock, struct link *l, const char *name)
 
 	memcpy(ifr.ifr_name, name, IFNAMSIZ);
 	t->told_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	r = t->told_fd < 0 || sock < 0 || ioctl(sock, SIOCGIFINDEX, &ifr) ? -errno :
-		link_watch_open(&t->watch, (unsigned)ifr.ifr_ifindex);
+	if (t->told_fd < 0 || ioctl(sock, SIOCGIFINDEX, &ifr)) {
+		r = -errno;
+		close(sock);
+	} else {
+		r = link_watch_open(&t->watch, sock, (unsigned)ifr.ifr_ifindex);
+	}
 	if (r)
 		log_info("tap %s cannot be watched (%s): the guest's link stays up when it goes down",
 			name, strerror(-r));
@@ -216,7 +228,7 @@ static void watch_adopted(struct link *l, const char *name)
 {
 	struct tap *t = container_of(l, struct tap, link);
 	struct ifreq here = { 0 }, there = { 0 };
-	int sock = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	int sock = link_watch_socket();
 
 	memcpy(here.ifr_name, name, IFNAMSIZ);
 	if (sock >= 0 && !ioctl(sock, SIOCGIFHWADDR, &here) && !ioctl(t->fd, SIOCGIFHWADDR, &there) &&
@@ -224,9 +236,9 @@ static void watch_adopted(struct link *l, const char *name)
 		if (!ioctl(sock, SIOCGIFFLAGS, &here))
 			l->up = here.ifr_flags & IFF_UP;
 		watch(sock, l, name);
-	} else {
-		log_info("tap %s is in another network namespace: the guest's link stays up when it goes down", name);
+		return;
 	}
+	log_info("tap %s is in another network namespace: the guest's link stays up when it goes down", name);
 	if (sock >= 0)
 		close(sock);
 }
@@ -245,9 +257,9 @@ int link_tap_open(struct link **ret, unsigned n, const struct link_tap_config *c
 			sizeof(ifr.ifr_name) - 1);
 	if (config->name)
 		memcpy(ifr.ifr_name, config->name, strlen(config->name));
-	sock = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	sock = link_watch_socket();
 	if (sock < 0)
-		return error_set(err, errno, "no socket to set it up: %s", strerror(errno));
+		return error_set(err, -sock, "no socket to set it up: %s", strerror(-sock));
 	for (; made < n; made++) {
 		r = open_queue(&ifr, n > 1, err);
 		if (r >= 0)
@@ -261,14 +273,15 @@ int link_tap_open(struct link **ret, unsigned n, const struct link_tap_config *c
 		link_tap_ops.close(ret[--made]);
 		ret[made] = NULL;
 	}
-	if (!r)
-		watch(sock, ret[0], ifr.ifr_name);
 	for (unsigned i = 0; i < made; i++)
 		ret[i]->mtu = mtu;
-	if (!r)
-		ret[0]->up = up;
-	close(sock);
-	return r;
+	if (r) {
+		close(sock);
+		return r;
+	}
+	ret[0]->up = up;
+	watch(sock, ret[0], ifr.ifr_name);
+	return 0;
 }
 
 static int adopt_one(struct link **ret, int fd, bool several, char name[IFNAMSIZ], struct error *err)

@@ -151,18 +151,26 @@ static int filter(int fd, unsigned index)
 	return setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &prog, sizeof(prog));
 }
 
-int link_watch_open(struct link_watch **ret, unsigned index)
+int link_watch_socket(void)
+{
+	int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_ROUTE);
+
+	return fd < 0 ? -errno : fd;
+}
+
+int link_watch_open(struct link_watch **ret, int sock, unsigned index)
 {
 	const struct sockaddr_nl at = { .nl_family = AF_NETLINK, .nl_groups = RTMGRP_LINK };
 	struct link_watch *w = calloc(1, sizeof(*w));
 	int r;
 
-	if (!w)
+	if (!w) {
+		close(sock);
 		return -ENOMEM;
+	}
 	w->index = index;
-	w->fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_ROUTE);
-	if (w->fd < 0 || filter(w->fd, index) ||
-		bind(w->fd, (const struct sockaddr *)&at, sizeof(at))) {
+	w->fd = sock;
+	if (filter(sock, index) || bind(sock, (const struct sockaddr *)&at, sizeof(at))) {
 		r = -errno;
 		link_watch_close(w);
 		return r;
@@ -180,7 +188,6 @@ void link_watch_close(struct link_watch *w)
 {
 	if (!w)
 		return;
-	if (w->fd >= 0)
-		close(w->fd);
+	close(w->fd);
 	free(w);
 }

@@ -15,8 +15,13 @@ struct link_watch;
 
 enum link_watch_state { LINK_WATCH_DOWN, LINK_WATCH_UP, LINK_WATCH_GONE };
 
-/* Main. `index` of the interface in this network namespace. 0 or -errno. */
-int link_watch_open(struct link_watch **ret, unsigned index) NEEDS_CHECK;
+/*
+ * Main. The socket of a watch in this network namespace, by which its interfaces can also be asked
+ * and set (netdevice(7)); -errno.
+ */
+int link_watch_socket(void) NEEDS_CHECK;
+/* Main. Has taken that socket also when it fails. `index` of the interface. 0 or -errno. */
+int link_watch_open(struct link_watch **ret, int sock, unsigned index) NEEDS_CHECK;
 /* Takes NULL. */
 void link_watch_close(struct link_watch *w);
 int link_watch_fd(const struct link_watch *w);

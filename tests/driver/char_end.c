@@ -1,5 +1,6 @@
 #include "tests/driver/char_end.h"
 
+#include <signal.h>
 #include <time.h>
 
 static size_t on_input(void *ctx, const uint8_t *data, size_t len)
@@ -49,6 +50,8 @@ int char_end_open(struct char_end *e, const struct char_config *config, size_t a
 	};
 	int r;
 
+	/* As the program does for all its threads. */
+	signal(SIGPIPE, SIG_IGN);
 	memset(e, 0, sizeof(*e));
 	pthread_mutex_init(&e->lock, NULL);
 	e->allowed = allowed;
