@@ -28,7 +28,8 @@ struct aside {
 	} job[ASIDE_JOBS_MAX];
 	_Atomic uint32_t added;     /* by main; a futex of the thread's, as is the next */
 	_Atomic uint32_t done;      /* by the thread; a futex of main's */
-	_Atomic bool main_waits;
+	/* Set by who waits, cleared by who wakes it. */
+	_Atomic bool main_waits, thread_waits;
 	bool running;               /* main */
 	pthread_t thread;
 };

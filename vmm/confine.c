@@ -122,23 +122,12 @@ void sandbox_ahead_init(struct sandbox_ahead *ret)
 		ret->fd[i] = -1;
 }
 
-/* As main found itself, which nobody has changed yet. */
-static bool started_as_root(void)
-{
-	return getauxval(AT_EUID) == 0;
-}
-
-void sandbox_ahead_network(struct sandbox_ahead *ret)
-{
-	if (started_as_root())
-		ret->made = CLONE_NEWNET & ~make_each(CLONE_NEWNET);
-}
-
 void sandbox_ahead_others(struct sandbox_ahead *ret)
 {
 	const int others = ALL_KINDS & ~CLONE_NEWNET;
 
-	if (!started_as_root())
+	/* As main found itself, which nobody has changed yet. */
+	if (getauxval(AT_EUID) != 0)
 		return;
 	ret->made |= others & ~make_each(others);
 	ret->thread_fd = (int)syscall(SYS_pidfd_open, syscall(SYS_gettid), THREAD_FD);
@@ -152,6 +141,13 @@ void sandbox_ahead_others(struct sandbox_ahead *ret)
 	/* A namespace of mounts is worth nothing with the host's files in it. */
 	if ((ret->made & CLONE_NEWNS) && empty_root() < 0)
 		ret->made &= ~CLONE_NEWNS;
+}
+
+void sandbox_ahead_network(struct sandbox_ahead *ret)
+{
+	/* Left to stage 3 without a descriptor of the thread: /proc has gone with the others. */
+	if (ret->thread_fd >= 0)
+		ret->made |= CLONE_NEWNET & ~make_each(CLONE_NEWNET);
 }
 
 bool sandbox_ahead_complete(const struct sandbox_ahead *ahead)

@@ -22,7 +22,6 @@
 enum {
 	HEAP_STEP = 512 * KIB,
 	HEAP_LARGE = 64 * KIB,
-	HEAP_USED = 192 * KIB,
 	CONFIG_FILE_MAX = 4 * MIB,
 	NAME_IN_SENTENCE_MAX = 200,
 	FDS_KEPT_MAX = 64,
@@ -209,10 +208,6 @@ static int print_and_end(const struct options *o)
 
 static void prepare_heap(void)
 {
-	char *start = sbrk(0);
-	/* A pair that the compiler sees through is left out, and nothing is there to fill. */
-	void *volatile first;
-
 	/*
 	 * One arena: a thread that allocates its first byte must not map memory for an arena of its
 	 * own.
@@ -222,13 +217,6 @@ static void prepare_heap(void)
 	mallopt(M_TOP_PAD, HEAP_STEP);
 	/* What is large is hardly touched: not between what is. */
 	mallopt(M_MMAP_THRESHOLD, HEAP_LARGE);
-	/*
-	 * What every machine uses, in one go: page by page it takes twice as long. Before Linux
-	 * 5.14 it is page by page.
-	 */
-	first = malloc(1);
-	free((void *)first);
-	madvise(start, HEAP_USED, MADV_POPULATE_WRITE);
 }
 
 int main(int argc, char **argv)

@@ -92,8 +92,9 @@ void sandbox_ahead_init(struct sandbox_ahead *ret);
  * On a thread of its own (vmm/aside.h), which is in those namespaces afterwards. What it cannot
  * have is left to stage 3, as all of it is for ordinary users, who need a user namespace first.
  */
-void sandbox_ahead_network(struct sandbox_ahead *ret);
 void sandbox_ahead_others(struct sandbox_ahead *ret);
+/* After the others. */
+void sandbox_ahead_network(struct sandbox_ahead *ret);
 /* All were made: sandbox_confine() will need no user namespace, so it may have another thread. */
 bool sandbox_ahead_complete(const struct sandbox_ahead *ahead);
 /* Takes what sandbox_confine() did not. */

@@ -15,7 +15,11 @@
 #include "vmm/log.h"
 #include "vmm/options_table.h"
 
-enum { MEMORY_OVERCOMMIT_MAX = 16 };
+/* No host is so small that MEMORY_ANYWHERE would be too much for it. */
+/* KVM_CAP_NR_VCPUS (api.rst 4.7): each KVM gives so many. */
+enum { KVM_VCPUS_ALWAYS = 4 };
+
+enum { MEMORY_OVERCOMMIT_MAX = 16, MEMORY_ANYWHERE = 1024 * MIB };
 
 static int read_cpu_config(struct vm *vm, struct error *err)
 {
@@ -49,7 +53,7 @@ static uint32_t choice(const struct vm *vm, const char *flag)
 static int check_cpus(const struct vm *vm, struct error *err)
 {
 	const struct arch_cpu_config *c = &vm->cpus;
-	unsigned host = kvm_max_vcpus(&vm->kvm);
+	unsigned host = MAX(c->boot, c->max) > KVM_VCPUS_ALWAYS ? kvm_max_vcpus(&vm->kvm) : KVM_VCPUS_ALWAYS;
 
 	if (c->boot > host)
 		return error_set(err, EINVAL, "--cpus boot=%u: KVM on this host gives a machine at most %u vCPUs", c->boot,
@@ -70,7 +74,7 @@ static int check_memory(uint64_t size, struct error *err)
 	struct sysinfo host;
 	uint64_t all;
 
-	if (sysinfo(&host) < 0)
+	if (size <= MEMORY_ANYWHERE || sysinfo(&host) < 0)
 		return 0;
 	all = ((uint64_t)host.totalram + host.totalswap) * host.mem_unit;
 	if (size / MEMORY_OVERCOMMIT_MAX <= all)
@@ -160,12 +164,13 @@ static int make_buses(struct vm *vm, struct error *err)
 	return 0;
 }
 
-/* In the order in which main needs them. */
 /*
- * The network first: until it is there, whoever sets up a tap on main waits for the same lock of
- * the kernel's.
+ * In the order in which they disturb main least. The calls of these jobs take long and never let go
+ * of a processor, so they keep threads of the kernel waiting that main waits for: first what needs
+ * no machine, the rest when the memory is attached. While a network is made the kernel holds the
+ * lock that a tap needs, so that main should have its taps by then.
  */
-enum { ASIDE_NETWORK, ASIDE_MODEL, ASIDE_OTHERS };
+enum { ASIDE_MODEL, ASIDE_OTHERS, ASIDE_NETWORK };
 
 static int model_aside(void *ctx, struct error *err)
 {
@@ -183,23 +188,23 @@ static bool goes_ahead(const struct vm *vm)
 		!pthread_equal(pthread_self(), vm->main_thread);
 }
 
-static int network_aside(void *ctx, struct error *err)
+static int others_aside(void *ctx, struct error *err)
 {
 	struct vm *vm = ctx;
 
 	(void)err; /* what could not be had, stage 3 tries again and tells of */
 	if (goes_ahead(vm))
-		sandbox_ahead_network(&vm->ahead);
+		sandbox_ahead_others(&vm->ahead);
 	return 0;
 }
 
-static int others_aside(void *ctx, struct error *err)
+static int network_aside(void *ctx, struct error *err)
 {
 	struct vm *vm = ctx;
 
 	(void)err; /* as above */
 	if (goes_ahead(vm))
-		sandbox_ahead_others(&vm->ahead);
+		sandbox_ahead_network(&vm->ahead);
 	return 0;
 }
 
@@ -328,14 +333,6 @@ static int make_filters(struct vm *vm, struct error *err)
 	return r;
 }
 
-static void begin_aside(struct vm *vm)
-{
-	aside_add(&vm->aside, network_aside, vm);
-	aside_add(&vm->aside, model_aside, vm);
-	aside_add(&vm->aside, others_aside, vm);
-	aside_start(&vm->aside);
-}
-
 /* First what the thread beside main needs, which has most to do. */
 static int begin(struct vm *vm, struct error *err)
 {
@@ -345,8 +342,10 @@ static int begin(struct vm *vm, struct error *err)
 		r = kvm_open(&vm->kvm, err);
 	if (r == 0)
 		r = check_cpus(vm, err);
-	if (r == 0)
-		begin_aside(vm);
+	if (r == 0) {
+		aside_add(&vm->aside, model_aside, vm);
+		aside_start(&vm->aside);
+	}
 	return r;
 }
 
@@ -356,7 +355,11 @@ static int make_machine(struct vm *vm, struct error *err)
 
 	if (r == 0)
 		r = add_memory(vm, err);
-	return r < 0 ? r : arch_vm_init(&vm->kvm, &vm->cpus, err);
+	if (r < 0)
+		return r;
+	aside_add(&vm->aside, others_aside, vm);
+	aside_add(&vm->aside, network_aside, vm);
+	return arch_vm_init(&vm->kvm, &vm->cpus, err);
 }
 
 int vm_create(struct vm **ret, const struct options *options, enum sandbox_mode mode, struct error *err)
@@ -390,7 +393,7 @@ void vm_wait_ahead(void *ctx)
 {
 	struct vm *vm = ctx;
 
-	(void)!aside_wait(&vm->aside, ASIDE_OTHERS, NULL);
+	(void)!aside_wait(&vm->aside, ASIDE_NETWORK, NULL);
 	/*
 	 * The thread lives until stage 3 has entered them. Where that will need a user namespace,
 	 * main must be the only thread.

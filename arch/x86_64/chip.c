@@ -54,11 +54,9 @@ int arch_vm_init(struct kvm *kvm, const struct arch_cpu_config *cpus, struct err
 	 * report it as the first act of the next life (arch_vcpu_reset()) or forget it (a saved
 	 * state). Linux before 6.1 does not show it: there a reset may rarely come twice.
 	 */
-	if (kvm_check(kvm, KVM_CAP_X86_TRIPLE_FAULT_EVENT) > 0) {
-		r = kvm_ioctl(kvm->vm_fd, KVM_ENABLE_CAP, &triple_fault);
-		if (r < 0)
-			return error_set(err, -r, "KVM refuses to show triple faults: %s", strerror(-r));
-	}
+	r = kvm_ioctl(kvm->vm_fd, KVM_ENABLE_CAP, &triple_fault);
+	if (r < 0 && r != -EINVAL)
+		return error_set(err, -r, "KVM refuses to show triple faults: %s", strerror(-r));
 	/*
 	 * Both only matter on Intel without unrestricted guest mode, and must be set before the
 	 * first vCPU.

@@ -176,13 +176,10 @@ static int set_numbers(int sock, struct ifreq *ifr, const struct link_tap_config
 	return r;
 }
 
-/* Addresses, then up; what results goes to *mtu and *up. */
-static int configure(int sock, struct ifreq *ifr, const struct link_tap_config *config, uint32_t *mtu, bool *up,
-	struct error *err)
+/* Up, if it is not; what it is goes to *mtu and *up. */
+static void look(int sock, struct ifreq *ifr, uint32_t *mtu, bool *up)
 {
-	int r = set_numbers(sock, ifr, config, err);
-
-	if (!r && !ioctl(sock, SIOCGIFFLAGS, ifr)) {
+	if (!ioctl(sock, SIOCGIFFLAGS, ifr)) {
 		*up = ifr->ifr_flags & IFF_UP;
 		ifr->ifr_flags |= IFF_UP;
 		/* Without the right to it frames are dropped until somebody who may sets it up. */
@@ -192,16 +189,15 @@ static int configure(int sock, struct ifreq *ifr, const struct link_tap_config *
 		else
 			*up = true;
 	}
-	if (!r && !ioctl(sock, SIOCGIFMTU, ifr))
+	if (!ioctl(sock, SIOCGIFMTU, ifr))
 		*mtu = (uint32_t)ifr->ifr_mtu;
-	return r;
 }
 
 /*
- * The first link follows the interface, and has the socket then. Without that its link stays up,
- * whatever becomes of it.
+ * The first link follows the interface, and has the socket if this is true. Without that its link
+ * stays up, whatever becomes of it. Before the interface is looked at: what changes later is told.
  */
-static void watch(int sock, struct link *l, const char *name)
+static bool watch(int sock, struct link *l, const char *name)
 {
 	struct tap *t = container_of(l, struct tap, link);
 	struct ifreq ifr = { 0 };
@@ -209,15 +205,12 @@ static void watch(int sock, struct link *l, const char *name)
 
 	memcpy(ifr.ifr_name, name, IFNAMSIZ);
 	t->told_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (t->told_fd < 0 || ioctl(sock, SIOCGIFINDEX, &ifr)) {
-		r = -errno;
-		close(sock);
-	} else {
-		r = link_watch_open(&t->watch, sock, (unsigned)ifr.ifr_ifindex);
-	}
+	r = t->told_fd < 0 || ioctl(sock, SIOCGIFINDEX, &ifr) ? -errno :
+		link_watch_open(&t->watch, sock, (unsigned)ifr.ifr_ifindex);
 	if (r)
 		log_info("tap %s cannot be watched (%s): the guest's link stays up when it goes down",
 			name, strerror(-r));
+	return !r;
 }
 
 /*
@@ -229,17 +222,18 @@ static void watch_adopted(struct link *l, const char *name)
 	struct tap *t = container_of(l, struct tap, link);
 	struct ifreq here = { 0 }, there = { 0 };
 	int sock = link_watch_socket();
+	bool has_it = false;
 
 	memcpy(here.ifr_name, name, IFNAMSIZ);
 	if (sock >= 0 && !ioctl(sock, SIOCGIFHWADDR, &here) && !ioctl(t->fd, SIOCGIFHWADDR, &there) &&
 		!memcmp(here.ifr_hwaddr.sa_data, there.ifr_hwaddr.sa_data, 6)) {
+		has_it = watch(sock, l, name);
 		if (!ioctl(sock, SIOCGIFFLAGS, &here))
 			l->up = here.ifr_flags & IFF_UP;
-		watch(sock, l, name);
-		return;
+	} else {
+		log_info("tap %s is in another network namespace: the guest's link stays up when it goes down", name);
 	}
-	log_info("tap %s is in another network namespace: the guest's link stays up when it goes down", name);
-	if (sock >= 0)
+	if (sock >= 0 && !has_it)
 		close(sock);
 }
 
@@ -249,7 +243,7 @@ int link_tap_open(struct link **ret, unsigned n, const struct link_tap_config *c
 	struct ifreq ifr = { 0 };
 	uint32_t mtu = 0;
 	unsigned made = 0;
-	bool up = true;
+	bool up = true, watched;
 	int r = 0, sock;
 
 	if (config->name && strlen(config->name) >= sizeof(ifr.ifr_name))
@@ -268,19 +262,22 @@ int link_tap_open(struct link **ret, unsigned n, const struct link_tap_config *c
 			break;
 	}
 	if (!r)
-		r = configure(sock, &ifr, config, &mtu, &up, err);
+		r = set_numbers(sock, &ifr, config, err);
 	while (r < 0 && made) {
 		link_tap_ops.close(ret[--made]);
 		ret[made] = NULL;
 	}
-	for (unsigned i = 0; i < made; i++)
-		ret[i]->mtu = mtu;
 	if (r) {
 		close(sock);
 		return r;
 	}
+	watched = watch(sock, ret[0], ifr.ifr_name);
+	look(sock, &ifr, &mtu, &up);
+	for (unsigned i = 0; i < made; i++)
+		ret[i]->mtu = mtu;
 	ret[0]->up = up;
-	watch(sock, ret[0], ifr.ifr_name);
+	if (!watched)
+		close(sock);
 	return 0;
 }
 

@@ -3,8 +3,8 @@
  * program on the socket lets only messages about our index through, so that a busy host's other
  * interfaces wake nobody.
  *
- * The state is asked for once at the start and again whenever messages were lost (ENOBUFS), so what
- * was told last is always what is. Messages are taken from the kernel only, and bounded like any
+ * The state is asked for whenever messages were lost (ENOBUFS), so what was told last is always
+ * what is. Messages are taken from the kernel only, and bounded like any
  * others.
  */
 #include "devices/host/link_watch.h"
@@ -119,12 +119,9 @@ static void on_event(void *ctx, unsigned events)
 int link_watch_attach(struct link_watch *w, struct loop *loop,
 	void (*fn)(void *ctx, enum link_watch_state state), void *ctx)
 {
-	int r;
-
 	w->fn = fn;
 	w->ctx = ctx;
-	r = loop_add(loop, w->fd, LOOP_READ, on_event, w, &w->source);
-	return r ? r : ask(w);
+	return loop_add(loop, w->fd, LOOP_READ, on_event, w, &w->source);
 }
 
 void link_watch_detach(struct link_watch *w)
@@ -164,17 +161,15 @@ int link_watch_open(struct link_watch **ret, int sock, unsigned index)
 	struct link_watch *w = calloc(1, sizeof(*w));
 	int r;
 
-	if (!w) {
-		close(sock);
+	if (!w)
 		return -ENOMEM;
+	if (filter(sock, index) || bind(sock, (const struct sockaddr *)&at, sizeof(at))) {
+		r = -errno;
+		free(w);
+		return r;
 	}
 	w->index = index;
 	w->fd = sock;
-	if (filter(sock, index) || bind(sock, (const struct sockaddr *)&at, sizeof(at))) {
-		r = -errno;
-		link_watch_close(w);
-		return r;
-	}
 	*ret = w;
 	return 0;
 }

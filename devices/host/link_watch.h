@@ -20,15 +20,18 @@ enum link_watch_state { LINK_WATCH_DOWN, LINK_WATCH_UP, LINK_WATCH_GONE };
  * and set (netdevice(7)); -errno.
  */
 int link_watch_socket(void) NEEDS_CHECK;
-/* Main. Has taken that socket also when it fails. `index` of the interface. 0 or -errno. */
+/*
+ * Main. `index` of the interface. 0, and the socket belongs to the watch, or -errno. What becomes
+ * of the interface from here on is told, what it is must be asked for.
+ */
 int link_watch_open(struct link_watch **ret, int sock, unsigned index) NEEDS_CHECK;
 /* Takes NULL. */
 void link_watch_close(struct link_watch *w);
 int link_watch_fd(const struct link_watch *w);
 
 /*
- * Owner. `fn` is told the state soon after, and at each message of the host, changed or not; GONE
- * also when the interface went to another namespace.
+ * Owner. `fn` is told the state at each message of the host, changed or not; GONE also when the
+ * interface went to another namespace.
  */
 int link_watch_attach(struct link_watch *w, struct loop *loop,
 	void (*fn)(void *ctx, enum link_watch_state state), void *ctx) NEEDS_CHECK;

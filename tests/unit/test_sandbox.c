@@ -164,8 +164,8 @@ static void *make_ahead(void *ctx)
 {
 	struct ahead_rig *rig = ctx;
 
-	sandbox_ahead_network(&rig->ahead);
 	sandbox_ahead_others(&rig->ahead);
+	sandbox_ahead_network(&rig->ahead);
 	atomic_store(&rig->made, true);
 	while (!rig->dies && !atomic_load(&rig->go))
 		usleep(100);
