@@ -170,23 +170,27 @@ static void control(void)
 	}
 }
 
+struct choice {
+	uint64_t from, each; /* from this number on, and of each set the first and each so-manieth after it */
+	char only[32];       /* one set; "": all */
+};
+
 /* Returns the number behind the last. */
-static unsigned run_sets(const struct attack_set *const *set, unsigned number, uint64_t from, const char *only)
+static unsigned run_sets(const struct attack_set *const *set, unsigned number, const struct choice *c)
 {
 	for (; *set; set++)
 		for (unsigned i = 0; i < (*set)->count; i++, number++)
-			if (number >= from && (!only[0] || same(only, (*set)->name)))
+			if (number >= c->from && i % c->each == 0 && (!c->only[0] || same(c->only, (*set)->name)))
 				run_case(*set, i, number);
 	return number;
 }
 
 static void attack(void)
 {
-	uint64_t from = arg_u64("from", 1);
+	struct choice c = { .from = arg_u64("from", 1), .each = arg_u64("each", 1) };
 	unsigned number = 1;
-	char only[32] = "";
 
-	arg_copy("only", only, sizeof(only));
+	arg_copy("only", c.only, sizeof(c.only));
 	if (!open_witnesses() || !start_rng_witness())
 		return;
 	dma_keep();
@@ -197,8 +201,8 @@ static void attack(void)
 	fill((void *)(ram_end() - CANARY), CANARY_BYTE, CANARY);
 	a.text = sum_of_program();
 	control();
-	number = run_sets(attack_sets, number, from, only);
-	run_sets(cpu_attack_sets, number, from, only);
+	number = run_sets(attack_sets, number, &c);
+	run_sets(cpu_attack_sets, number, &c);
 }
 
 const struct guest_test attack_tests[] = {

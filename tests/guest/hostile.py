@@ -93,9 +93,9 @@ class Watch:
 class Attack:
     """One machine's cases, over as many processes as it takes."""
 
-    def __init__(self, bench, label, transport, packed, asan):
+    def __init__(self, bench, label, transport, packed, asan, each):
         self.bench, self.label, self.asan = bench, label, asan
-        self.words = f"test=attack transport={transport} packed={packed} "
+        self.words = f"test=attack transport={transport} packed={packed} each={each} "
         self.options = ["--cpus", "boot=2", filters(bench)]
         for name in ("target", "witness"):
             place = transport if name == "target" else "pci"
@@ -246,17 +246,17 @@ def raw_stays_raw(bench):
     expect(os.path.getsize(path) == DISK, "the file has another size")
 
 
-def attack(label, transport, packed):
+def attack(label, transport, packed, each):
     def case(bench):
-        Attack(bench, label, transport, packed, bench.asan).run()
+        Attack(bench, label, transport, packed, bench.asan, each).run()
     return case
 
 
-def cases(asan):
+def cases(asan, each=1):
     label = "hostile asan" if asan else "hostile"
     yield f"{label} cve_2020_27174 serial input that nobody reads", serial_flood
     yield f"{label} cve_2026_27211 raw disk with the header of another format", raw_stays_raw
     # Under the sanitizers, which take their time: each transport and each kind of ring once.
     for transport, packed in (("pci", 0), ("mmio", 1)) if asan else (("pci", 0), ("pci", 1), ("mmio", 0), ("mmio", 1)):
         name = f"{label} {transport} {'packed' if packed else 'split'}"
-        yield name, attack(name, transport, packed)
+        yield name, attack(name, transport, packed, each)
