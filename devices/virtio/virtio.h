@@ -117,6 +117,16 @@ bool virtio_shares_memory(const void *options);
 		.offset = offsetof(struct virtio_options, queue_size),                             \
 		.help = "largest size of each queue" }
 
+/*
+ * What main and a device's workers tell each other of requests that are held until the machine goes
+ * on (virtio_type.retry, held).
+ */
+struct virtio_hold {
+	_Atomic uint32_t held;    /* workers; how many, over all queues */
+	_Atomic uint32_t retries; /* main; how often they were to be tried again */
+	_Atomic uint32_t changes; /* counted up before a queue is woken to look again */
+};
+
 /* What a new process of a device is given that belongs to this life, or to all of them. */
 struct virtio_life {
 	int tomb;   /* to be registered with all that may outlive the process (vmm/process.h) */
@@ -196,6 +206,11 @@ struct virtio_type {
 	 *   be NULL.
 	 */
 	bool may_fork;
+	/*
+	 * Its process may post these events beside VM_EVENT_DEVICE_ERROR: a set of 1 << enum
+	 * vm_event.
+	 */
+	unsigned may_post;
 	void (*fds)(const struct virtio_device *dev, void (*keep)(void *ctx, int fd), void *ctx);
 	int (*forked)(struct virtio_device *dev, const struct virtio_life *life, struct error *err);
 	/* Main; host fds are closed here. Half-built devices too. May be NULL. */
@@ -228,6 +243,8 @@ struct virtio_device {
 	const struct syscall_row *syscalls[VIRTIO_SYSCALL_TABLES];
 	const struct syscall_row *forked_syscalls; /* const after create: of type->forked() */
 	struct virtio_config config;
+	/* as the config image: our own, or where main and all lives of a process see it */
+	struct virtio_hold own_hold, *shared_hold;
 	struct queue *queues[VIRTIO_QUEUES_MAX]; /* running ones, else NULL; entry i: owner of queue i */
 	/*
 	 * const after create: who serves the queues (back.h), when it is not a worker of ours.
@@ -252,6 +269,11 @@ struct virtio_device {
 	void (*state_changed)(struct virtio_device *dev);
 	void *front;                       /* for those above only */
 };
+
+static inline struct virtio_hold *virtio_hold(const struct virtio_device *dev)
+{
+	return dev->shared_hold ? dev->shared_hold : (struct virtio_hold *)(uintptr_t)&dev->own_hold;
+}
 
 static inline bool virtio_has(const struct virtio_device *dev, unsigned bit)
 {

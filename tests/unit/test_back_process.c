@@ -3,6 +3,7 @@
  * told nonsense and telling it, saved and loaded, given up.
  */
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 
 #include "devices/virtio/blk.h"
@@ -282,7 +283,7 @@ Test(back_process, one_that_dies_again_and_again_is_given_up, .timeout = 60)
 	}
 	cr_assert(prig_wait_status(VIRTIO_S_NEEDS_RESET));
 	cr_assert_eq(waitpid(-1, NULL, WNOHANG), -1, "a zombie is left");
-	cr_assert_eq(p.nevents, 1);
+	cr_assert_eq(p.posted[VM_EVENT_DEVICE_ERROR], 1);
 	cr_assert(strstr(p.event, "gone for good"), "%s", p.event);
 	/* A reset does not bring it back, and says so again. */
 	front_set_status(prig_front(), 0);
@@ -303,6 +304,76 @@ Test(back_process, its_end_is_noticed_when_the_keeper_dies, .timeout = 60)
 	for (unsigned i = 0; i < 1000 && kill(pid, 0) == 0; i++)
 		usleep(1000);
 	cr_assert_neq(kill(pid, 0), 0, "it outlives its keeper");
+	end();
+}
+
+/* --- requests that are held (on_error=) --- */
+
+/* Its writes behind the first block fail, with EFBIG; or do not. */
+static void fail_writes(int pid, bool fail)
+{
+	const struct rlimit limit = { fail ? BLOCK : RLIM_INFINITY, RLIM_INFINITY };
+
+	cr_assert_eq(prlimit(pid, RLIMIT_FSIZE, &limit, NULL), 0);
+}
+
+static unsigned held(void)
+{
+	return p.rig.dev->ops->held(p.rig.dev);
+}
+
+/* Until main has heard of so many pauses; how many requests are held. */
+static unsigned until_paused(unsigned pauses)
+{
+	double until = prig_now() + HANG_S;
+
+	while (p.posted[VM_EVENT_PAUSE] < pauses) {
+		cr_assert_lt(prig_now(), until, "no event");
+		load(1);
+		prig_main(2000);
+	}
+	return held();
+}
+
+Test(back_process, what_failed_is_held_and_tried_again, .timeout = 60)
+{
+	disk(",on_error=pause", PRIG_DEATHS);
+	srand(11);
+	prig_drive(1, VD_F_EVENT_IDX);
+	fail_writes(prig_worker(), true);
+	cr_assert_gt(until_paused(1), 0);
+	/* Again without help: held again, and told again. */
+	p.rig.dev->ops->retry(p.rig.dev);
+	cr_assert_gt(until_paused(2), 0);
+	fail_writes(prig_worker(), false);
+	p.rig.dev->ops->retry(p.rig.dev);
+	finish(1);
+	cr_assert_eq(held(), 0);
+	cr_assert_eq(prig_back()->desk->lives, 1);
+	check_file();
+	end();
+}
+
+Test(back_process, what_is_held_when_it_dies_is_tried_and_held_by_the_next, .timeout = 60)
+{
+	disk(",on_error=pause", PRIG_DEATHS);
+	srand(12);
+	prig_drive(1, VD_F_PACKED);
+	fail_writes(prig_keeper(), true);
+	fail_writes(prig_worker(), true);
+	for (unsigned i = 0; i < 5; i++) {
+		unsigned before = p.posted[VM_EVENT_PAUSE];
+
+		cr_assert_gt(until_paused(before + 1), 0);
+		kill(prig_worker(), SIGKILL);
+	}
+	cr_assert_gt(until_paused(p.posted[VM_EVENT_PAUSE] + 1), 0);
+	/* One whose writes work needs no retry() for them. */
+	fail_writes(prig_keeper(), false);
+	kill(prig_worker(), SIGKILL);
+	finish(1);
+	cr_assert_eq(held(), 0);
+	check_file();
 	end();
 }
 
@@ -364,6 +435,7 @@ Test(back_process, nonsense_from_the_process_harms_nobody_else, .timeout = 60)
 		prig_main(50);
 	}
 	cr_assert_geq(strlen(p.event), DESK_EVENT_MAX - 1);
+	cr_assert_eq(p.posted[VM_EVENT_HANG_UP], 0, "a disk ends no machine");
 	cr_assert(front_status(prig_front()) & VIRTIO_S_NEEDS_RESET);
 	for (unsigned i = 0; i < 2000 && d->lives < 2; i++)
 		usleep(1000);
