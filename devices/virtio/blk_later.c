@@ -61,6 +61,12 @@ static void on_timer(void *ctx)
 	blk_push_finished(bq);
 	r = blk_handle(dev, bq->queue);
 	queue_flush(bq->queue);
+	/*
+	 * What the driver was told about kicks is from before these chains were taken, and it would
+	 * send none for the next. What waits for a limit has its deadline.
+	 */
+	if (r == 0 && queue_enable_kick(bq->queue) && !bq->armed)
+		r = 1;
 	if (r < 0)
 		dev->broken(dev);
 	else if (r > 0)
