@@ -21,6 +21,7 @@
 
 #include "devices/virtio/front.h"
 #include "vmm/log.h"
+#include "vmm/rate.h"
 
 enum { PATIENCE_MS = 15000, PATIENCE_TIMES = 10, STEP_MS = 100, NOTICES_MAX = 1000, RECORDS_ALIGN = 64 };
 
@@ -316,6 +317,17 @@ static int name_fds(void *ctx)
 	return k.result;
 }
 
+/* Limits that other devices share, and those above them. */
+static int see_limits(struct back_process *bp, struct error *err)
+{
+	int r = 0;
+
+	for (struct rate *l = bp->back.dev->group; l && r == 0; l = l->parent)
+		r = l->shared ? process_see(bp->process, l->shared, PAGE_4K) : -EINVAL;
+	return r ? error_set(err, -r, "%s: rate_group=: at most %d groups hold for a device with a process of its own; "
+		"say isolation=thread, or nest fewer", bp->back.dev->id, PROCESS_SEEN_MAX) : 0;
+}
+
 static int worker_in_process(const struct device_env *env, const char *name, enum worker_share share,
 	struct worker **ret, struct error *err)
 {
@@ -349,7 +361,9 @@ static int make_process(struct back_process *bp, const struct device_env *env, s
 	dev->shared_hold = &bp->desk->hold;
 	inside.machine = bp->process;
 	inside.worker = worker_in_process;
-	r = back_worker_create(&bp->inner, dev, &inside, err);
+	r = see_limits(bp, err);
+	if (r == 0)
+		r = back_worker_create(&bp->inner, dev, &inside, err);
 	if (r == 0 && process_allow(bp->process, dev->forked_syscalls) < 0)
 		r = error_set(err, ENOSPC, "%s: too many tables of system calls", dev->id);
 	/* Room for what goes from it to the next life: a sealed thread may ask for no memory. */

@@ -20,8 +20,8 @@
  * believes of the desk harms that device only: a number, an error, two ring indices that the next
  * queue_open() checks, config space that only the guest reads (nobody waits for long on its
  * sequence count), a line for the log, a pause of its machine or the end of it where the device may
- * wish for that (a guest can stop and power off by itself), a state that is parsed before it is passed on. The other way
- * round, a new life believes nothing either: its predecessor had the desk.
+ * wish for that (a guest can power off by itself), a state that is parsed before it is passed on.
+ * The other way round, a new life believes nothing either: its predecessor had the desk.
  */
 #ifndef DEVICES_VIRTIO_BACK_PROCESS_H
 #define DEVICES_VIRTIO_BACK_PROCESS_H

@@ -251,10 +251,6 @@ static int check_isolation(const struct virtio_device *dev, const struct blk_opt
 {
 	if (!dev->isolated)
 		return 0;
-	if (o->rate.group)
-		return error_set(err, EINVAL,
-			"--disk rate_group=%s: a group's limits are shared by threads of this program, not with a process; "
-			"say isolation=thread, or leave the group out", o->rate.group);
 	if (o->fixed_buffers)
 		return error_set(err, EINVAL,
 			"--disk fixed_buffers=on: memory is not locked anew for each process; say isolation=thread, or "

@@ -141,6 +141,7 @@ int blk_later_create(struct blk *blk, const struct device_env *env, const struct
 
 	if (r)
 		return r;
+	blk->dev.group = blk->rate.parent;
 	blk->limited = blk->rate.parent || rate_active(&blk->rate);
 	for (unsigned i = 0; i < BLK_QUEUES_MAX; i++)
 		blk->queues[i].timer_fd = -1;

@@ -126,10 +126,6 @@ static int check_isolation(const struct net_options *o, struct error *err)
 	if (o->capture)
 		return error_set(err, EINVAL, "--net capture=%s: frames are captured by threads of this program, which do not "
 			"see those of a device with a process of its own; %s", o->capture, leave);
-	if (o->rate.group)
-		return error_set(err, EINVAL,
-			"--net rate_group=%s: a group's limits are shared by threads of this program, not with a process; %s",
-			o->rate.group, leave);
 	return 0;
 }
 
@@ -214,6 +210,7 @@ int net_create(struct virtio_device *dev, const struct device_env *env, const vo
 		r = check_isolation(o, err);
 	for (unsigned i = 0; i < ARRAY_SIZE(net->rate) && !r; i++)
 		r = device_rate(&net->rate[i], env, &o->rate, "net", err);
+	dev->group = net->rate[0].parent;
 	if (!r)
 		r = net_choose_mac(net->mac, o, err);
 	if (!r)

@@ -234,6 +234,7 @@ struct virtio_device {
 	/* const after create: the worker of queue i runs on cpus[i % ncpus]; ncpus 0: anywhere */
 	const uint32_t *cpus;
 	uint32_t ncpus;
+	struct rate *group;                /* const after create; limits that other devices share; NULL */
 	/*
 	 * const after create: how long a worker that ran out of work looks for more before it
 	 * sleeps; 0: not at all

@@ -377,6 +377,81 @@ Test(back_process, what_is_held_when_it_dies_is_tried_and_held_by_the_next, .tim
 	end();
 }
 
+/* --- limits that are shared --- */
+
+/* The inode of what lies at `at` in this process; 0: nothing that is shared. */
+static unsigned long inode_at(int pid, const void *at)
+{
+	char name[64], line[256];
+	unsigned long from, to, inode, found = 0;
+	FILE *f;
+
+	snprintf(name, sizeof(name), "/proc/%d/maps", pid);
+	f = fopen(name, "r");
+	cr_assert_not_null(f);
+	while (fgets(line, sizeof(line), f))
+		if (sscanf(line, "%lx-%lx %*s %*s %*s %lu", &from, &to, &inode) == 3 && (uintptr_t)at >= from && (uintptr_t)at < to)
+			found = inode;
+	fclose(f);
+	return found;
+}
+
+/* In its worker's process, too, there is what we have at this place. */
+static bool is_seen(const void *at)
+{
+	unsigned long ours = inode_at(getpid(), at);
+
+	cr_assert_neq(ours, 0);
+	return inode_at(prig_worker(), at) == ours;
+}
+
+Test(back_process, a_limit_of_a_group_holds_over_all_its_lives, .timeout = 60)
+{
+	enum { OPS = 40, REFILL_MS = 400 };
+	struct rate *group;
+	double begin, spent;
+
+	prig_groups = "name=g,ops_size=40,ops_refill_time=400";
+	disk(",rate_group=g", PRIG_DEATHS);
+	group = rate_groups_find(p.groups, "g");
+	prig_drive(1, VD_F_EVENT_IDX);
+	begin = prig_now();
+	for (unsigned i = 0; i < 20; i++) {
+		uint32_t lives = prig_back()->desk->lives;
+
+		run_for(1, 0.03);
+		kill(prig_worker(), SIGKILL);
+		while (*(volatile uint32_t *)&prig_back()->desk->lives == lives)
+			cr_assert_lt(prig_now() - begin, HANG_S);
+	}
+	cr_assert_neq(group->shared[RATE_OPS].full_at, 0, "main sees what its process has charged");
+	spent = prig_now() - begin;
+	/* What a life had begun and did not answer is begun, and charged, again. */
+	cr_assert_lt(answered, OPS + OPS * spent * 1000 / REFILL_MS + 2, "%llu in %f s", (unsigned long long)answered, spent);
+	cr_assert_gt(answered, OPS);
+	/* The other way round: others of the group used it up. */
+	finish(1);
+	rate_charge(group, 0, 10 * OPS, rate_now());
+	begin = prig_now();
+	load(1);
+	finish(1);
+	cr_assert_gt(prig_now() - begin, 2.0, "it took %f s", prig_now() - begin);
+	check_file();
+	end();
+}
+
+Test(back_process, a_group_is_seen_by_its_own_devices_only, .timeout = 60)
+{
+	prig_groups = "name=g,ops_size=40,ops_refill_time=400";
+	disk("", PRIG_DEATHS);
+	cr_assert_not(is_seen(rate_groups_find(p.groups, "g")->shared));
+	cr_assert(is_seen(prig_back()->desk));
+	end();
+	disk(",rate_group=g", PRIG_DEATHS);
+	cr_assert(is_seen(rate_groups_find(p.groups, "g")->shared));
+	end();
+}
+
 /* --- nonsense --- */
 
 Test(back_process, nonsense_from_the_machine_is_refused, .timeout = 60)
