@@ -277,6 +277,8 @@ static int make_workers(struct back_process *bp, struct error *err)
 		r = loop_post(first, resume, bp);
 	if (r < 0)
 		return error_set(err, -r, "cannot make its loops: %s", strerror(-r));
+	if (r == 0 && bp->back.dev->type->begin)
+		r = bp->back.dev->type->begin(bp->back.dev, first, err);
 	/* Their filters were made with the machine's; where there are none, none is wanted. */
 	for (unsigned i = 1; i < process_workers(bp->process) && r == 0; i++)
 		r = worker_run(process_worker_at(bp->process, i), SANDBOX_OFF, err);

@@ -213,6 +213,11 @@ struct virtio_type {
 	unsigned may_post;
 	void (*fds)(const struct virtio_device *dev, void (*keep)(void *ctx, int fd), void *ctx);
 	int (*forked)(struct virtio_device *dev, const struct virtio_life *life, struct error *err);
+	/*
+	 * After that, when the loops of its workers are there: watch what is watched whether or not
+	 * queues run. `loop` is that of queue 0's worker. May be NULL.
+	 */
+	int (*begin)(struct virtio_device *dev, struct loop *loop, struct error *err);
 	/* Main; host fds are closed here. Half-built devices too. May be NULL. */
 	void (*destroy)(struct virtio_device *dev);
 };
