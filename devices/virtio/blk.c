@@ -282,8 +282,8 @@ static int blk_create(struct virtio_device *dev, const struct device_env *env, c
 		return r;
 	if (dev->isolated && !blk->disk->ops->queue_forked)
 		return error_set(err, EINVAL,
-			"--disk path=%s: what is no raw image or block device cannot be taken over by another process; "
-			"say isolation=thread, or convert it to format=raw", o->path);
+			"--disk path=%s: commands of a namespace cannot be taken over by another process; "
+			"say isolation=thread, or give its block device", o->path);
 	blk->disk->ops->info(blk->disk, &blk->info);
 	if (dev->isolated && blk->info.zoned.zone_size)
 		return error_set(err, EINVAL,
@@ -312,6 +312,8 @@ static int blk_create(struct virtio_device *dev, const struct device_env *env, c
 		return r;
 	memcpy(dev->syscalls, blk->disk->syscalls, sizeof(blk->disk->syscalls));
 	dev->forked_syscalls = blk->disk->forked_syscalls;
+	dev->pages = blk->disk->pages;
+	dev->pages_bytes = blk->disk->pages_bytes;
 	return device_main_calls(env, blk->disk->main_syscalls, err);
 }
 
@@ -338,7 +340,9 @@ static int blk_forked(struct virtio_device *dev, const struct virtio_life *life,
 	blk->disk->ops->forked(blk->disk, life->kept);
 	for (unsigned i = 0; i < dev->nqueues && !r; i++)
 		r = blk->disk->ops->queue_forked(blk->queues[i].disk_queue, life->tomb);
-	return r ? error_set(err, -r, "its disk's queues cannot be made: %s; raise ulimit -l", strerror(-r)) : 0;
+	if (r == -ENOSYS)
+		return error_set(err, ENOSYS, "its disk's queues cannot be made; raise ulimit -l");
+	return r ? error_set(err, -r, "its disk cannot be taken over: %s", strerror(-r)) : 0;
 }
 
 static void blk_destroy(struct virtio_device *dev)

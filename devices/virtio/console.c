@@ -8,11 +8,11 @@
  * queue. Input that finds no buffer stays with the host until the guest gives one. A chain is used
  * whole, however many descriptors it has.
  *
- * In a process of its own (isolation=process) all that is there is made in each life; the terminal's
- * settings and the socket's path stay main's. How far the chain in flight was written is kept, so
- * that the next life goes on behind it: what is printed once more is at most what was written in the
- * moment of death. Input that was read and not given to the guest is lost with a life, and so is a
- * socket's client, who may come again.
+ * In a process of its own (isolation=process) each life watches anew; the terminal's settings and
+ * the socket's path stay main's. How far the chain in flight was written is kept, so that the next
+ * life goes on behind it: what is printed once more is at most what was written in the moment of
+ * death. Input that was read and not given to the guest is lost with a life, and so is a socket's
+ * client, who may come again.
  */
 #include "devices/virtio/console.h"
 
@@ -117,7 +117,7 @@ static void note_written(struct console *c, struct queue *q, size_t n)
 {
 	const uint16_t at = queue_next_used(q);
 
-	/* A process ends between two stores: the number means nothing until `at` says whose it is. */
+	/* A process ends between two stores: first no number, then whose it is. */
 	if (c->kept->at != at) {
 		c->kept->written = 0;
 		__atomic_signal_fence(__ATOMIC_SEQ_CST);

@@ -240,6 +240,9 @@ struct virtio_device {
 	const uint32_t *cpus;
 	uint32_t ncpus;
 	struct rate *group;                /* const after create; limits that other devices share; NULL */
+	/* const after create; whole pages that all lives of its process see, MADV_DONTFORK; NULL */
+	void *pages;
+	size_t pages_bytes;
 	/*
 	 * const after create: how long a worker that ran out of work looks for more before it
 	 * sleeps; 0: not at all
