@@ -111,6 +111,8 @@ static int queue_stop(struct back *b, unsigned index, struct queue_setup *ret)
 		ret->next_avail = bp->desk->setup.next_avail;
 		ret->next_used = bp->desk->setup.next_used;
 	}
+	if (b->dev->type->stopped)
+		b->dev->type->stopped(b->dev);
 	return r;
 }
 

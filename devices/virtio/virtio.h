@@ -218,6 +218,11 @@ struct virtio_type {
 	 * queues run. `loop` is that of queue 0's worker. May be NULL.
 	 */
 	int (*begin)(struct virtio_device *dev, struct loop *loop, struct error *err);
+	/*
+	 * The machine's side, vCPU or main: the process has stopped a queue. Posts, does not wait.
+	 * May be NULL.
+	 */
+	void (*stopped)(struct virtio_device *dev);
 	/* Main; host fds are closed here. Half-built devices too. May be NULL. */
 	void (*destroy)(struct virtio_device *dev);
 };
