@@ -12,6 +12,7 @@
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -31,6 +32,8 @@ struct process {
 	unsigned deaths_max, window_s;
 	void *shared;
 	size_t shared_bytes;
+	struct iovec seen[PROCESS_SEEN_MAX];
+	unsigned nseen;
 	int fds[PROCESS_FDS_MAX];  /* ascending */
 	unsigned nfds;
 	struct worker *workers[PROCESS_WORKERS_MAX];
@@ -106,6 +109,24 @@ void process_bear(struct process *p, unsigned deaths, unsigned window_s)
 void *process_shared(struct process *p)
 {
 	return p->shared;
+}
+
+static bool sees(const struct process *p, const void *pages)
+{
+	for (unsigned i = 0; i < p->nseen; i++)
+		if (p->seen[i].iov_base == pages)
+			return true;
+	return false;
+}
+
+int process_see(struct process *p, void *pages, size_t bytes)
+{
+	if (sees(p, pages))
+		return 0;
+	if (p->nseen == PROCESS_SEEN_MAX)
+		return -ENOSPC;
+	p->seen[p->nseen++] = (struct iovec){ pages, bytes };
+	return 0;
 }
 
 int process_keep(struct process *p, int fd)
@@ -385,6 +406,31 @@ static pid_t clone_keeper(int *pidfd)
 	return (pid_t)r;
 }
 
+/* What the others share with main, or among them, is not for this one. */
+static void forget_others(const struct process *p, struct process *const *list, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++) {
+		const struct process *other = list[i];
+
+		if (other == p)
+			continue;
+		munmap(other->shared, other->shared_bytes);
+		for (unsigned k = 0; k < other->nseen; k++)
+			if (!sees(p, other->seen[k].iov_base))
+				munmap(other->seen[k].iov_base, other->seen[k].iov_len);
+	}
+}
+
+/* What any of them sees goes to all children, who forget what is not theirs. */
+static int let_see(const struct process *p, int advice)
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < p->nseen && r == 0; i++)
+		r = madvise(p->seen[i].iov_base, p->seen[i].iov_len, advice);
+	return r < 0 ? -errno : 0;
+}
+
 static int fork_one(struct process *p, struct process *const *list, unsigned n, enum sandbox_mode mode,
 	const struct sandbox_confine_config *confine, struct error *err)
 {
@@ -396,9 +442,7 @@ static int fork_one(struct process *p, struct process *const *list, unsigned n, 
 			strerror(errno));
 	pid = clone_keeper(&pidfd);
 	if (pid == 0) {
-		for (unsigned i = 0; i < n; i++)
-			if (list[i] != p)
-				munmap(list[i]->shared, list[i]->shared_bytes);
+		forget_others(p, list, n);
 		p->control = ends[1];
 		keeper(p, confine, mode);
 	}
@@ -423,7 +467,13 @@ int process_fork_all(struct process *const *list, unsigned n, enum sandbox_mode 
 			r = error_set(err, EMFILE, "%s: more than %d file descriptors for its process", list[i]->name,
 				PROCESS_FDS_MAX);
 	for (unsigned i = 0; i < n && r == 0; i++)
+		if (let_see(list[i], MADV_DOFORK) < 0)
+			r = error_set(err, ENOMEM, "%s: what it shares with others cannot be given to its process",
+				list[i]->name);
+	for (unsigned i = 0; i < n && r == 0; i++)
 		r = fork_one(list[i], list, n, mode, confine, err);
+	for (unsigned i = 0; i < n; i++)
+		(void)!let_see(list[i], MADV_DONTFORK);
 	return r;
 }
 

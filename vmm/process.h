@@ -27,7 +27,7 @@
 
 struct process;
 
-enum { PROCESS_FDS_MAX = 512, PROCESS_WORKERS_MAX = 64 };
+enum { PROCESS_FDS_MAX = 512, PROCESS_WORKERS_MAX = 64, PROCESS_SEEN_MAX = 16 };
 
 struct process_config {
 	const char *name;          /* of the keeper: its comm and its role */
@@ -52,6 +52,11 @@ void process_destroy(struct process *p);
 void process_bear(struct process *p, unsigned deaths, unsigned window_s);
 /* Zeroed memory that main and every life see; nobody else. */
 void *process_shared(struct process *p);
+/*
+ * Whole pages that this process sees as well as main and others that name them, and no other child.
+ * They are MADV_DONTFORK. -ENOSPC. Main, before the fork.
+ */
+int process_see(struct process *p, void *pages, size_t bytes) NEEDS_CHECK;
 /* The keeper and its children keep this fd. -1 is none. -ENOSPC. */
 int process_keep(struct process *p, int fd);
 /*

@@ -35,9 +35,19 @@ void rate_init(struct rate *r, struct rate *parent)
 	r->parent = parent;
 }
 
+void rate_share(struct rate *r, void *memory)
+{
+	r->shared = memory;
+}
+
+static struct rate_bucket *bucket_of(const struct rate *r, unsigned kind)
+{
+	return (r->shared ? r->shared : (struct rate_bucket *)(uintptr_t)r->own) + kind;
+}
+
 void rate_set(struct rate *r, enum rate_kind kind, const struct rate_limit *limit)
 {
-	struct rate_bucket *b = &r->bucket[kind];
+	struct rate_bucket *b = bucket_of(r, kind);
 	uint64_t capacity = MIN(limit->refill_ms, (uint64_t)REFILL_MS_MAX) * 1000000;
 	uint64_t latest = rate_now() + capacity, cost = 0;
 
@@ -55,7 +65,7 @@ bool rate_active(const struct rate *r)
 {
 	for (; r; r = r->parent)
 		for (unsigned i = 0; i < RATE_KINDS; i++)
-			if (LOAD(r->bucket[i].unit_cost))
+			if (LOAD(bucket_of(r, i)->unit_cost))
 				return true;
 	return false;
 }
@@ -81,7 +91,7 @@ uint64_t rate_ready(const struct rate *r, uint64_t now)
 
 	for (; r; r = r->parent)
 		for (unsigned i = 0; i < RATE_KINDS; i++) {
-			uint64_t when = bucket_ready(&r->bucket[i], now);
+			uint64_t when = bucket_ready(bucket_of(r, i), now);
 
 			latest = MAX(latest, when);
 		}
@@ -123,8 +133,8 @@ static void bucket_charge(struct rate_bucket *b, uint64_t units, uint64_t now)
 void rate_charge(struct rate *r, uint64_t bytes, uint64_t ops, uint64_t now)
 {
 	for (; r; r = r->parent) {
-		bucket_charge(&r->bucket[RATE_BYTES], bytes, now);
-		bucket_charge(&r->bucket[RATE_OPS], ops, now);
+		bucket_charge(bucket_of(r, RATE_BYTES), bytes, now);
+		bucket_charge(bucket_of(r, RATE_OPS), ops, now);
 	}
 }
 

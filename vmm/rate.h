@@ -13,8 +13,9 @@
  * deadlines are exact, at most a fifth of a millisecond of the rate is saved up before the next
  * goes.
  *
- * Users are threads of their own: everything is atomic, nothing locks. Times are nanoseconds of
- * CLOCK_MONOTONIC.
+ * Users are threads of their own: everything is atomic, nothing locks. Buckets may lie in memory
+ * that processes share (rate_share); the limits' tree, which is pointers, is each one's own. Times
+ * are nanoseconds of CLOCK_MONOTONIC.
  */
 #ifndef VMM_RATE_H
 #define VMM_RATE_H
@@ -41,11 +42,18 @@ struct rate_bucket {             /* rate.c's own */
 
 struct rate {
 	struct rate *parent;             /* const; NULL: none */
-	struct rate_bucket bucket[RATE_KINDS];
+	struct rate_bucket *shared;      /* const; RATE_KINDS of them, instead of `own`; NULL */
+	struct rate_bucket own[RATE_KINDS];
 };
 
 /* Main, before anybody uses it; the parent outlives it. No limits yet. */
 void rate_init(struct rate *r, struct rate *parent);
+/*
+ * Its buckets are in this zeroed memory from now on. Who writes there what he likes makes others of
+ * the limit wait, or lets them pass, and no more. Main, right after rate_init().
+ */
+enum { RATE_SHARED_BYTES = RATE_KINDS * sizeof(struct rate_bucket) };
+void rate_share(struct rate *r, void *memory);
 /*
  * Change a limit; main, at any time. Who waits for a deadline of before asks again by then, unless
  * told to.

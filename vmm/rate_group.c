@@ -1,8 +1,12 @@
-/* The table of named rate limits; main makes it once and owns it. */
+/*
+ * The table of named rate limits; main makes it once and owns it. Each has a page for its buckets,
+ * which no child has unless its device is of the group (process_see() in process.h).
+ */
 #include "vmm/rate_group.h"
 
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
 struct group_options {
 	char *name, *parent;
@@ -11,6 +15,7 @@ struct group_options {
 
 struct group {
 	char *name;
+	void *page;
 	struct rate rate;
 };
 
@@ -65,7 +70,11 @@ static int add(struct rate_groups *groups, const struct group_options *o, struct
 	if (!g->name)
 		return error_set(err, ENOMEM, "out of memory");
 	groups->n++;
+	g->page = mmap(NULL, PAGE_4K, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (g->page == MAP_FAILED || madvise(g->page, PAGE_4K, MADV_DONTFORK))
+		return error_set(err, errno, "--rate-group name=%s: no memory for it: %s", o->name, strerror(errno));
 	rate_init(&g->rate, parent);
+	rate_share(&g->rate, g->page);
 	return rate_configure(&g->rate, &o->rate, "rate-group", err);
 }
 
@@ -88,7 +97,10 @@ int rate_groups_create(struct rate_groups **ret, const struct options *options, 
 
 void rate_groups_destroy(struct rate_groups *groups)
 {
-	for (unsigned i = 0; groups && i < groups->n; i++)
+	for (unsigned i = 0; groups && i < groups->n; i++) {
 		free(groups->group[i].name);
+		if (groups->group[i].page != MAP_FAILED)
+			munmap(groups->group[i].page, PAGE_4K);
+	}
 	free(groups);
 }

@@ -8,6 +8,11 @@
  * grow, each written by one side. A record is a struct record and its bytes, aligned to 8, and may
  * run around the end.
  *
+ * Lanes may be in a process of their own: then rings and counters are in memory that it shares
+ * with us, and nothing else is, not the files either. What a process has put into a ring whole is
+ * written whether or not it lives. It may also put there what it likes: the writer keeps its own
+ * place in each ring, and takes what is no record for the end of all that lies there.
+ *
  * A file is a section header, one interface, then an enhanced packet block for each frame (§4.1 to
  * 4.3), and whenever the device stopped a block of statistics with what was dropped (§4.6). A frame
  * is as the guest and the host exchange it: a checksum may be left for later, a TCP segment be
@@ -21,6 +26,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -50,16 +56,28 @@ struct record {
 };
 _Static_assert(sizeof(struct record) == 16, "records are aligned to 8");
 
-struct lane {
+/* What owner and writer share. */
+struct ring {
 	_Atomic uint64_t head;           /* written by the owner */
 	_Atomic uint64_t tail;           /* written by the writer */
 	_Atomic uint64_t dropped;        /* written by the owner */
-	uint8_t *ring;                   /* const */
+	uint8_t bytes[RING_BYTES];
+};
+
+struct shared {
+	_Atomic bool on, sleeping;
+	struct ring ring[];
+};
+
+struct lane {
+	uint64_t tail;                   /* writer */
 	uint8_t *frame;                  /* owner; the frame in one piece */
 };
 
 struct capture {
-	_Atomic bool on, failed, sleeping;
+	struct shared *shared;           /* const */
+	size_t shared_bytes;             /* const */
+	_Atomic bool failed;
 	_Atomic uint64_t unwritten;      /* writer; frames that no file took */
 	struct capture_filter *filter;   /* const; NULL: everything */
 	uint64_t half;                   /* const; of a file; 0: no bound */
@@ -78,20 +96,20 @@ struct capture {
 
 /* --- owner of a lane --- */
 
-static void ring_copy_in(struct lane *l, uint64_t at, const void *from, size_t len)
+static void ring_copy_in(struct ring *l, uint64_t at, const void *from, size_t len)
 {
 	size_t off = at & (RING_BYTES - 1), upper = MIN(len, RING_BYTES - off);
 
-	memcpy(l->ring + off, from, upper);
-	memcpy(l->ring, (const uint8_t *)from + upper, len - upper);
+	memcpy(l->bytes + off, from, upper);
+	memcpy(l->bytes, (const uint8_t *)from + upper, len - upper);
 }
 
-static void ring_copy_out(const struct lane *l, uint64_t at, void *to, size_t len)
+static void ring_copy_out(const struct ring *l, uint64_t at, void *to, size_t len)
 {
 	size_t off = at & (RING_BYTES - 1), upper = MIN(len, RING_BYTES - off);
 
-	memcpy(to, l->ring + off, upper);
-	memcpy((uint8_t *)to + upper, l->ring, len - upper);
+	memcpy(to, l->bytes + off, upper);
+	memcpy((uint8_t *)to + upper, l->bytes, len - upper);
 }
 
 static void gather(uint8_t *to, const struct iovec *iov, int n, size_t skip, size_t len)
@@ -119,15 +137,17 @@ void capture_frame(struct capture *c, unsigned lane, bool sent, const struct iov
 	size_t skip, size_t len)
 {
 	struct record r = { .len = (uint32_t)len, .sent = sent };
-	struct lane *l;
+	struct ring *l;
 	struct timespec ts;
+	uint8_t *frame;
 	uint64_t head, tail;
 
-	if (!c || !atomic_load_explicit(&c->on, memory_order_relaxed) || len > FRAME_MAX)
+	if (!c || !atomic_load_explicit(&c->shared->on, memory_order_relaxed) || len > FRAME_MAX)
 		return;
-	l = &c->lane[lane];
-	gather(l->frame, iov, n, skip, len);
-	if (!capture_filter_passes(c->filter, l->frame, len))
+	l = &c->shared->ring[lane];
+	frame = c->lane[lane].frame;
+	gather(frame, iov, n, skip, len);
+	if (!capture_filter_passes(c->filter, frame, len))
 		return;
 	head = atomic_load_explicit(&l->head, memory_order_relaxed);
 	/* Acquire: the writer is done with what lies before its tail. */
@@ -139,14 +159,14 @@ void capture_frame(struct capture *c, unsigned lane, bool sent, const struct iov
 	clock_gettime(CLOCK_REALTIME, &ts);
 	r.time = (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
 	ring_copy_in(l, head, &r, sizeof(r));
-	ring_copy_in(l, head + sizeof(r), l->frame, len);
+	ring_copy_in(l, head + sizeof(r), frame, len);
 	/*
 	 * The record before the head, and the head before the look at `sleeping`: the writer says
 	 * that it sleeps, then looks at all heads once more. So it sees ours, or we see it asleep.
 	 */
 	atomic_store_explicit(&l->head, head + align_up(sizeof(r) + len, 8), memory_order_seq_cst);
-	if (atomic_load_explicit(&c->sleeping, memory_order_seq_cst) &&
-		atomic_exchange(&c->sleeping, false))
+	if (atomic_load_explicit(&c->shared->sleeping, memory_order_seq_cst) &&
+		atomic_exchange(&c->shared->sleeping, false))
 		wake(c);
 }
 
@@ -210,7 +230,7 @@ static void failed(struct capture *c)
 
 	if (!atomic_exchange(&c->failed, true))
 		log_warn("the capture of %s ends: its file cannot be written: %s", c->name, strerror(why));
-	atomic_store(&c->on, false);
+	atomic_store(&c->shared->on, false);
 }
 
 /* What is in the buffer goes to the file, or nowhere. */
@@ -248,7 +268,7 @@ static void make_room(struct capture *c, size_t len)
 }
 
 /* §4.3 */
-static void put_packet(struct capture *c, const struct lane *l, uint64_t at, const struct record *r)
+static void put_packet(struct capture *c, const struct ring *l, uint64_t at, const struct record *r)
 {
 	uint32_t len = 28 + (uint32_t)align_up(r->len, 4) + 8 + 4 + 4;
 
@@ -270,28 +290,34 @@ static void put_packet(struct capture *c, const struct lane *l, uint64_t at, con
 }
 
 /* Bounded by what is there at the first look. */
-static void drain_lane(struct capture *c, struct lane *l)
+static void drain_lane(struct capture *c, unsigned i)
 {
-	uint64_t head = atomic_load_explicit(&l->head, memory_order_acquire);
-	uint64_t tail = atomic_load_explicit(&l->tail, memory_order_relaxed);
+	struct ring *l = &c->shared->ring[i];
+	uint64_t *tail = &c->lane[i].tail, head = atomic_load_explicit(&l->head, memory_order_acquire);
 
-	while (tail != head) {
-		struct record r;
+	while (*tail != head) {
+		struct record r = { 0 };
 
-		ring_copy_out(l, tail, &r, sizeof(r));
-		put_packet(c, l, tail + sizeof(r), &r);
-		if (atomic_load(&c->failed))
-			atomic_fetch_add(&c->unwritten, 1);
-		tail += align_up(sizeof(r) + r.len, 8);
+		if (head - *tail >= sizeof(r) && head - *tail <= RING_BYTES)
+			ring_copy_out(l, *tail, &r, sizeof(r));
+		if (!r.len || r.len > FRAME_MAX || align_up(sizeof(r) + r.len, 8) > head - *tail) {
+			log_guest(LOG_WARN, "%s: its process put into the capture what is no frame", c->name);
+			*tail = head;
+		} else {
+			put_packet(c, l, *tail + sizeof(r), &r);
+			*tail += align_up(sizeof(r) + r.len, 8);
+			if (atomic_load(&c->failed))
+				atomic_fetch_add(&c->unwritten, 1);
+		}
 		/* Release: we have read what the owner may write over now. */
-		atomic_store_explicit(&l->tail, tail, memory_order_release);
+		atomic_store_explicit(&l->tail, *tail, memory_order_release);
 	}
 }
 
 static void drain(struct capture *c)
 {
 	for (unsigned i = 0; i < c->nlanes; i++)
-		drain_lane(c, &c->lane[i]);
+		drain_lane(c, i);
 	write_out(c);
 }
 
@@ -300,7 +326,7 @@ uint64_t capture_dropped(const struct capture *c)
 	uint64_t sum = atomic_load(&c->unwritten);
 
 	for (unsigned i = 0; i < c->nlanes; i++)
-		sum += atomic_load(&c->lane[i].dropped);
+		sum += atomic_load(&c->shared->ring[i].dropped);
 	return sum;
 }
 
@@ -336,7 +362,7 @@ static void on_sync(void *ctx)
 static bool anything(struct capture *c)
 {
 	for (unsigned i = 0; i < c->nlanes; i++)
-		if (atomic_load(&c->lane[i].head) != atomic_load(&c->lane[i].tail))
+		if (atomic_load(&c->shared->ring[i].head) != c->lane[i].tail)
 			return true;
 	return false;
 }
@@ -346,9 +372,9 @@ static void on_wake(void *ctx)
 	struct capture *c = ctx;
 
 	drain(c);
-	atomic_store(&c->sleeping, true);
+	atomic_store(&c->shared->sleeping, true);
 	/* See capture_frame(). */
-	if (anything(c) && atomic_exchange(&c->sleeping, false))
+	if (anything(c) && atomic_exchange(&c->shared->sleeping, false))
 		wake(c);
 }
 
@@ -357,7 +383,7 @@ static void on_wake(void *ctx)
 void capture_switch(struct capture *c, bool on)
 {
 	if (c && !atomic_load(&c->failed))
-		atomic_store(&c->on, on);
+		atomic_store(&c->shared->on, on);
 }
 
 void capture_sync(struct capture *c)
@@ -411,13 +437,45 @@ static int open_files(struct capture *c, const struct capture_config *config, st
 	return MIN(c->fd[1], 0);
 }
 
+/* Untouched pages of rings cost nothing. */
+static int make_shared(struct capture *c, bool forks, struct error *err)
+{
+	size_t bytes = align_up(sizeof(struct shared) + c->nlanes * sizeof(struct ring), PAGE_4K);
+	void *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, (forks ? MAP_SHARED : MAP_PRIVATE) | MAP_ANONYMOUS, -1, 0);
+
+	if (at == MAP_FAILED)
+		return error_set(err, ENOMEM, "out of memory for capturing");
+	c->shared = at;
+	c->shared_bytes = bytes;
+	c->shared->sleeping = true;
+	return forks && madvise(at, bytes, MADV_DONTFORK) ? error_set(err, errno, "madvise: %s", strerror(errno)) : 0;
+}
+
+void *capture_pages(const struct capture *c, size_t *ret_bytes)
+{
+	*ret_bytes = c->shared_bytes;
+	return c->shared;
+}
+
+void capture_forked(struct capture *c)
+{
+	/* The writer is in another process, which hears of a stop by itself. */
+	if (c)
+		c->loop = NULL;
+}
+
+void capture_fds(const struct capture *c, void (*keep)(void *ctx, int fd), void *ctx)
+{
+	if (c)
+		keep(ctx, c->wake_fd);
+}
+
 static int make_lanes(struct capture *c, struct error *err)
 {
 	c->buffer = malloc(BUFFER_BYTES);
 	for (unsigned i = 0; i < c->nlanes; i++) {
-		c->lane[i].ring = malloc(RING_BYTES);
 		c->lane[i].frame = malloc(FRAME_MAX);
-		if (!c->lane[i].ring || !c->lane[i].frame)
+		if (!c->lane[i].frame)
 			return error_set(err, ENOMEM, "out of memory for capturing");
 	}
 	c->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -438,7 +496,6 @@ int capture_open(struct capture **ret, const struct capture_config *config, stru
 	c->fd[0] = c->fd[1] = c->wake_fd = -1;
 	c->nlanes = config->lanes;
 	c->half = config->size / 2;
-	c->sleeping = true;
 	snprintf(c->name, sizeof(c->name), "%s", config->name);
 	if (config->size && config->size < SIZE_MIN)
 		r = error_set(err, EINVAL, "capture_size: at least 1M, for the largest frames");
@@ -447,12 +504,14 @@ int capture_open(struct capture **ret, const struct capture_config *config, stru
 	if (!r)
 		r = open_files(c, config, err);
 	if (!r)
+		r = make_shared(c, config->forks, err);
+	if (!r)
 		r = make_lanes(c, err);
 	if (r) {
 		capture_close(c);
 		return r;
 	}
-	c->on = config->on;
+	c->shared->on = config->on;
 	*ret = c;
 	return 0;
 }
@@ -471,10 +530,10 @@ void capture_close(struct capture *c)
 	for (unsigned i = 0; i < FILES; i++)
 		if (c->fd[i] >= 0)
 			close(c->fd[i]);
-	for (unsigned i = 0; i < c->nlanes; i++) {
-		free(c->lane[i].ring);
+	for (unsigned i = 0; i < c->nlanes; i++)
 		free(c->lane[i].frame);
-	}
+	if (c->shared)
+		munmap(c->shared, c->shared_bytes);
 	capture_filter_free(c->filter);
 	free(c->buffer);
 	free(c);

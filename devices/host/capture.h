@@ -29,11 +29,17 @@ struct capture_config {
 	const char *name;        /* of the interface, for readers */
 	unsigned lanes;          /* owners that capture at the same time */
 	bool on;                 /* from the start */
+	bool forks;              /* lanes are of one process after the other; the writer stays here */
 };
 
 /* Main, stage 2: opens the files, and compiles the filter with libpcap, loaded for it. */
 int capture_open(struct capture **ret, const struct capture_config *config,
 	struct error *err) NEEDS_CHECK;
+/* Of a capture that forks: whole pages, MADV_DONTFORK, that the owners of lanes see too. */
+void *capture_pages(const struct capture *c, size_t *ret_bytes);
+/* A new process: its lanes go on where those of the one before ended. Takes NULL. */
+void capture_forked(struct capture *c);
+void capture_fds(const struct capture *c, void (*keep)(void *ctx, int fd), void *ctx);
 /* Main, before the writer's thread runs: write on this loop. */
 int capture_attach(struct capture *c, struct loop *loop) NEEDS_CHECK;
 /* Any thread, at any time. */

@@ -168,6 +168,30 @@ const struct syscall_row *char_main_syscalls(const struct char_host *c)
 	return c->kind->main_syscalls;
 }
 
+void char_fds(const struct char_host *c, void (*keep)(void *ctx, int fd), void *ctx)
+{
+	keep(ctx, c->in_fd);
+	keep(ctx, c->out_fd);
+	keep(ctx, c->winch_fd);
+	keep(ctx, c->slave_fd);
+	keep(ctx, c->listen_fd);
+}
+
+uint64_t char_written(const struct char_host *c)
+{
+	return c->written;
+}
+
+void char_go_on(struct char_host *c, uint64_t written)
+{
+	c->written = c->limit ? MIN(written, c->limit) : 0;
+}
+
+const struct syscall_row char_attach_syscalls[] = {
+	{ SYSCALL(timerfd_create, "timers of a line's loop") },
+	SYSCALL_END,
+};
+
 const char *char_path(const struct char_host *c)
 {
 	return c->path;

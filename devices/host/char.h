@@ -126,6 +126,16 @@ void char_check_size(struct char_host *c);
 uint64_t char_dropped(const struct char_host *c);
 
 /*
+ * For a process that goes on where another one ended: all that this one has to hold to do so, and
+ * how much was written, which counts against `limit`. Main; owner.
+ */
+void char_fds(const struct char_host *c, void (*keep)(void *ctx, int fd), void *ctx);
+uint64_t char_written(const struct char_host *c);
+void char_go_on(struct char_host *c, uint64_t written);
+/* What a new process does before it is sealed, when it attaches. */
+extern const struct syscall_row char_attach_syscalls[];
+
+/*
  * What its owner does (n = 0, 1), and main in char_close(), by the kind of the other end; NULL:
  * nothing. Main, after char_open().
  */

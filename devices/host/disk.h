@@ -132,7 +132,8 @@ struct disk_ops {
 	/*
 	 * For a process of its own (devices/virtio/virtio.h, may_fork); all NULL: the disk cannot.
 	 * fds: main. forked: a new process, for the disk and then for each of its queues; `kept`:
-	 * DISK_KEPT_MAX bytes that all lives share, zeroed before the first; `tomb` is registered
+	 * DISK_KEPT_MAX bytes that all lives share, zeroed before the first (NULL: nothing is to be
+	 * kept of a disk that is only read); `tomb` is registered
 	 * with all that may outlive the process.
 	 */
 	void (*fds)(const struct disk *d, void (*keep)(void *ctx, int fd), void *ctx);
@@ -149,6 +150,9 @@ struct disk {
 	/* const after the last queue_create(): what owners of queues do, and main in close() */
 	const struct syscall_row *syscalls[DISK_SYSCALL_TABLES], *main_syscalls, *slow_syscalls;
 	const struct syscall_row *forked_syscalls; /* of queue_forked() */
+	/* const after open; whole pages that all lives see too, MADV_DONTFORK; NULL */
+	void *pages;
+	size_t pages_bytes;
 };
 
 /*
@@ -200,6 +204,12 @@ struct disk_raw_config {
  */
 int disk_raw_open(struct disk **ret, const struct disk_raw_config *config,
 	struct error *err) NEEDS_CHECK;
+
+/*
+ * As `forks` of its configuration, from now on: main has read what it needs of an image, and queues
+ * that are made next are for another process.
+ */
+void disk_raw_will_fork(struct disk *disk);
 
 struct disk_null_config {
 	uint64_t size;            /* bytes, a multiple of 512 */

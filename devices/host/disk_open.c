@@ -26,7 +26,8 @@ static int open_plain(struct disk **ret, const struct disk_config *config, bool 
 	const struct disk_raw_config raw = { .path = config->path, .readonly = readonly, .direct = config->direct,
 		.fixed = config->fixed, .nfixed = config->nfixed, .forks = config->forks };
 	const struct disk_qcow2_config qcow2 = { .path = config->path, .readonly = readonly, .direct = config->direct,
-		.backing_files = config->backing_files, .backing_files_below = config->backing_files };
+		.forks = config->forks, .backing_files = config->backing_files,
+		.backing_files_below = config->backing_files };
 
 	if (config->format == DISK_FORMAT_QCOW2)
 		return disk_qcow2_open(ret, &qcow2, err);
@@ -77,7 +78,8 @@ static int open_overlay(struct disk **ret, const struct disk_config *config, con
 	const struct qcow2_base *base, struct error *err)
 {
 	const struct disk_qcow2_config qcow2 = { .path = path, .readonly = config->readonly,
-		.direct = config->direct, .backing_files = true, .backing_files_below = config->backing_files };
+		.direct = config->direct, .forks = config->forks,
+		.backing_files = true, .backing_files_below = config->backing_files };
 	struct disk *d;
 	int r = disk_qcow2_open(&d, &qcow2, err);
 

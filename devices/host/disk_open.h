@@ -39,6 +39,7 @@ struct disk_chain {
 struct disk_qcow2_config {
 	const char *path;             /* what is opened */
 	bool readonly, direct, plain; /* as of disk_raw_config */
+	bool forks;                   /* the same; for all files of the chain */
 	bool backing_files;           /* of this image */
 	bool backing_files_below;     /* of what lies under its backing file */
 	const struct disk_chain *above;

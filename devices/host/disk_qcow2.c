@@ -35,6 +35,7 @@ static void qcow2_close(struct disk *disk)
 		img->file->ops->close(img->file);
 	qcow2_codec_free(img->codec);
 	qcow2_free_tables(img);
+	qcow2_log_free(img);
 	free(img);
 }
 
@@ -47,6 +48,9 @@ static const struct disk_ops qcow2_ops = {
 	.start = qcow2_queue_start,
 	.submit = qcow2_queue_submit,
 	.drain = qcow2_queue_drain,
+	.fds = qcow2_fds,
+	.forked = qcow2_forked,
+	.queue_forked = qcow2_queue_forked,
 	.close = qcow2_close,
 };
 
@@ -140,7 +144,7 @@ static int open_backing(struct qcow2 *img, const struct disk_qcow2_config *confi
 		return r;
 	if (!strcmp(img->h.format, "raw")) {
 		const struct disk_raw_config raw = { .path = path, .readonly = true, .direct = config->direct,
-			.image = true };
+			.image = true, .forks = config->forks };
 		struct disk_chain below;
 
 		r = check_chain(here, path, &below, err);
@@ -148,6 +152,7 @@ static int open_backing(struct qcow2 *img, const struct disk_qcow2_config *confi
 			r = disk_raw_open(&img->backing, &raw, err);
 	} else if (!strcmp(img->h.format, "qcow2")) {
 		const struct disk_qcow2_config qcow2 = { .path = path, .readonly = true, .direct = config->direct,
+			.forks = config->forks,
 			.backing_files = config->backing_files_below,
 			.backing_files_below = config->backing_files_below, .above = here };
 
@@ -181,6 +186,12 @@ static int open_image(struct qcow2 *img, const struct disk_qcow2_config *config,
 	if (r)
 		return r;
 	describe(img);
+	if (config->forks) {
+		disk_raw_will_fork(img->file);
+		r = img->info.readonly ? 0 : qcow2_log_create(img, err);
+	}
+	if (r)
+		return r;
 	r = qcow2_codec_create(img, img->h.zstd ? err : &missing);
 	if (r && img->h.zstd)
 		return r;

@@ -289,7 +289,7 @@ bool raw_disk_is_whole(struct raw_disk *d)
 
 	if (length < 0 || (uint64_t)length >= expected)
 		return true;
-	if (!atomic_exchange_explicit(&d->flush_failed, true, memory_order_relaxed))
+	if (!atomic_exchange_explicit(&raw_kept(d)->flush_failed, true, memory_order_relaxed))
 		log_error("a disk's file was cut short, to %llu bytes where %llu were: the disk fails from now on",
 			(unsigned long long)length, (unsigned long long)expected);
 	__atomic_store_n(&d->info.size, 0, __ATOMIC_RELAXED);
@@ -328,8 +328,16 @@ static void raw_fds(const struct disk *disk, void (*keep)(void *ctx, int fd), vo
 static void raw_forked(struct disk *disk, void *kept)
 {
 	struct raw_disk *d = container_of(disk, struct raw_disk, disk);
+	int64_t length = d->image && d->is_file ? length_now(d) : 0;
 
-	d->kept_flush_failed = kept;
+	d->shared_kept = kept;
+	if (d->image)
+		d->info.stored = MAX(MAX(d->info.stored, raw_kept(d)->stored), (uint64_t)MAX(length, (int64_t)0));
+}
+
+void disk_raw_will_fork(struct disk *disk)
+{
+	container_of(disk, struct raw_disk, disk)->forks = true;
 }
 
 static const struct disk_ops raw_ops = {

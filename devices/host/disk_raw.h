@@ -31,6 +31,13 @@ struct raw_pass {
 	bool (*result)(const struct raw_disk *d, struct disk_request *rq, ssize_t *res);
 };
 
+/* What outlives a process that serves the disk. */
+struct raw_kept {
+	_Atomic bool flush_failed;      /* any queue; never cleared */
+	uint64_t stored;                /* of an image: owner; the most that `info.stored` was */
+};
+_Static_assert(sizeof(struct raw_kept) <= DISK_KEPT_MAX, "it is kept");
+
 struct raw_disk {
 	struct disk disk;               /* first */
 	struct disk_info info;          /* const after open */
@@ -46,13 +53,17 @@ struct raw_disk {
 	struct iovec *fixed;            /* const; registered with each ring, by index */
 	unsigned nfixed;                /* const */
 	unsigned ring_level;            /* const; see disk_raw_config */
-	_Atomic bool flush_failed;      /* any queue; never cleared */
-	/* const; where that is instead, for the processes after this one; NULL: above */
-	_Atomic bool *kept_flush_failed;
+	/* const; own, or where all lives of a process see it */
+	struct raw_kept own_kept, *shared_kept;
 	enum disk_op quick;             /* const; the last kind of request with nothing to note at its end */
 	/* any queue; the file cannot zero a range, do not ask again */
 	_Atomic bool no_zero_range;
 };
+
+static inline struct raw_kept *raw_kept(struct raw_disk *d)
+{
+	return d->shared_kept ? d->shared_kept : &d->own_kept;
+}
 
 enum { RAW_ZERO_BYTES = 64 * KIB }; /* written at a time where a range must be zeroed by hand */
 enum { FILE_MAIN, FILE_BUFFERED, FILE_TOMB };

@@ -135,7 +135,7 @@ static enum raw_verdict transfer_result(struct raw_disk *d, struct disk_request 
 		iov_advance(rq, (size_t)res);
 	rq->done_so_far += MIN((uint64_t)res, rq->len - rq->done_so_far);
 	if (d->image && rq->op != DISK_READ)
-		d->info.stored = MAX(d->info.stored, rq->offset + rq->done_so_far);
+		raw_kept(d)->stored = d->info.stored = MAX(d->info.stored, rq->offset + rq->done_so_far);
 	return rq->done_so_far < rq->len ? RAW_AGAIN : op_succeeded(rq);
 }
 
@@ -164,7 +164,7 @@ static enum raw_verdict range_result(struct raw_disk *d, struct disk_request *rq
  */
 static enum raw_verdict sync_result(struct raw_disk *d, ssize_t res, int *result)
 {
-	_Atomic bool *failed = d->kept_flush_failed ? d->kept_flush_failed : &d->flush_failed;
+	_Atomic bool *failed = &raw_kept(d)->flush_failed;
 
 	if (res < 0)
 		atomic_store_explicit(failed, true, memory_order_relaxed);

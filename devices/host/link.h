@@ -121,6 +121,8 @@ struct link {
 	const struct syscall_row *syscalls[LINK_SYSCALL_TABLES], *main_syscalls;
 	const struct syscall_row *forked_syscalls; /* const; of forked() */
 	const struct syscall_row *watch_syscalls;  /* const; of the loop that watch() was given */
+	/* const; main follows it also for a process of its own, which hears as any owner does */
+	bool watched_by_main;
 	bool up;             /* owner; main before attach */
 };
 
@@ -146,6 +148,7 @@ struct link_passt_config {
 	const char *program;   /* "passt"; found by PATH */
 	const char *const *args; /* more arguments (port forwards), NULL ends; may be NULL */
 	uint32_t mtu;          /* 0: passt's own choice */
+	bool forks;            /* served by one process after the other, which call forked() */
 };
 /*
  * Starts passt with one end of a socket pair, and watches it: when it dies the link goes down.

@@ -58,7 +58,10 @@ int link_passt_open(struct link **ret, const struct link_passt_config *config, s
 		r = link_stream_adopt(ret, wire[0], &child, "passt");
 		if (!r) {
 			(*ret)->mtu = config->mtu;
-			return 0;
+			r = config->forks ? link_stream_will_fork(*ret) : 0;
+			if (r)
+				(*ret)->ops->close(*ret);
+			return r ? error_set(err, -r, "no link to %s: %s", config->program, strerror(-r)) : 0;
 		}
 		error_set(err, -r, "no link to %s: %s", config->program, strerror(-r));
 		child_end(child.pidfd);

@@ -12,6 +12,8 @@
  * down, once and for good, and its events say so. Nothing that the peer sends can do more.
  *
  * Main watches the peer's process, takes its status, and tells the owner by an eventfd.
+ *
+ * For a device with a process of its own frames go whole (link_whole.c).
  */
 #include "devices/host/link_stream.h"
 
@@ -24,40 +26,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "devices/host/link_stream_private.h"
 #include "vmm/log.h"
-
-enum {
-	LENGTH_BYTES = 4,
-	RX_BYTES = 128 * KIB,
-	TX_BYTES = LENGTH_BYTES + LINK_FRAME_MAX,
-};
-_Static_assert(RX_BYTES > TX_BYTES, "a whole frame always fits in the buffer, so reading makes "
-	"progress");
-
-struct stream {
-	struct link link;             /* first */
-	int fd, pidfd;                /* const; pidfd -1: nobody to watch */
-	int ended_fd;                 /* const; rings when the peer's process has ended; -1: never */
-	struct loop_source *watch;    /* main; on its loop */
-	int errors_fd;                /* const; what it writes to stderr; -1: not kept */
-	const char *name;             /* const; of the peer, for lines */
-	struct loop *loop;            /* owner */
-	struct loop_source *source, *ended;
-	struct link_events events;
-	bool listening, blocked;      /* owner */
-	bool again_posted;            /* owner */
-	size_t rx_start, rx_end;      /* owner; bytes of rx that are not handed out */
-	size_t tx_start, tx_end;      /* owner; bytes of tx that the socket did not take yet */
-	bool drained;                 /* owner; this recv's last read took all there was */
-	uint32_t prefix[LINK_BATCH_MAX]; /* owner; lengths of the frames of a batch */
-	uint8_t rx[RX_BYTES];
-	uint8_t tx[TX_BYTES];
-};
-
-static struct stream *stream_of(struct link *l)
-{
-	return container_of(l, struct stream, link);
-}
 
 static const struct syscall_row stream_syscalls[] = {
 	{ SYSCALL(sendmsg, "frames to the peer") },
@@ -67,7 +37,7 @@ static const struct syscall_row stream_syscalls[] = {
 
 /* --- owner --- */
 
-static void down(struct stream *p)
+void link_stream_down(struct stream *p)
 {
 	if (!p->link.up)
 		return;
@@ -79,15 +49,15 @@ static void down(struct stream *p)
 		p->events.state(p->events.ctx, false);
 }
 
-static void rewatch(struct stream *p)
+void link_stream_rewatch(struct stream *p)
 {
 	if (p->source)
-		loop_modify(p->source,
-			(p->listening ? LOOP_READ : 0u) | (p->blocked ? LOOP_WRITE : 0u));
+		loop_modify(p->source, (p->listening && !link_whole_rests(p) ? LOOP_READ : 0u) |
+			(p->blocked ? LOOP_WRITE : 0u));
 }
 
 /* Bytes sent, 0 when the socket is full, -ENETDOWN. */
-static ssize_t put(struct stream *p, struct iovec *iov, int n)
+ssize_t link_stream_put(struct stream *p, struct iovec *iov, int n)
 {
 	struct msghdr msg = { .msg_iov = iov, .msg_iovlen = (size_t)n };
 	ssize_t r = sendmsg(p->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -96,16 +66,16 @@ static ssize_t put(struct stream *p, struct iovec *iov, int n)
 		return r;
 	if (errno == EAGAIN || errno == EINTR || errno == ENOBUFS || errno == ENOMEM)
 		return 0;
-	down(p);
+	link_stream_down(p);
 	return -ENETDOWN;
 }
 
-static void set_blocked(struct stream *p, bool blocked)
+void link_stream_set_blocked(struct stream *p, bool blocked)
 {
 	if (p->blocked == blocked)
 		return;
 	p->blocked = blocked;
-	rewatch(p);
+	link_stream_rewatch(p);
 }
 
 /* 0: nothing is left over; -EAGAIN, -ENETDOWN. */
@@ -116,7 +86,7 @@ static int flush_tx(struct stream *p)
 
 	if (!iov.iov_len)
 		return 0;
-	r = put(p, &iov, 1);
+	r = link_stream_put(p, &iov, 1);
 	if (r < 0)
 		return (int)r;
 	p->tx_start += (size_t)r;
@@ -174,22 +144,24 @@ static unsigned send_some(struct stream *p, struct link_frame *f, unsigned n)
 		f[0].result = 0;
 		return 1;
 	}
-	sent = put(p, f[0].iov, (int)iovs);
+	if (p->whole)
+		return link_whole_send(p, f, k);
+	sent = link_stream_put(p, f[0].iov, (int)iovs);
 	if (sent < 0)
 		return 0;
 	done = count_sent(p, f, (size_t)sent);
 	if ((size_t)sent < bytes)
-		set_blocked(p, true);
+		link_stream_set_blocked(p, true);
 	return done;
 }
 
 static unsigned stream_send(struct link *l, struct link_frame *f, unsigned n)
 {
-	struct stream *p = stream_of(l);
+	struct stream *p = link_stream_of(l);
 	unsigned done = 0;
 
 	if (l->up)
-		set_blocked(p, flush_tx(p) == -EAGAIN);
+		link_stream_set_blocked(p, flush_tx(p) == -EAGAIN);
 	while (l->up && done < n && !p->blocked)
 		done += send_some(p, f + done, n - done);
 	if (l->up)
@@ -207,6 +179,8 @@ static int fill(struct stream *p)
 
 	if (p->drained)
 		return -EAGAIN;
+	if (p->whole)
+		return link_whole_fill(p);
 	memmove(p->rx, p->rx + p->rx_start, p->rx_end - p->rx_start);
 	p->rx_end -= p->rx_start;
 	p->rx_start = 0;
@@ -219,7 +193,7 @@ static int fill(struct stream *p)
 	}
 	if (r < 0 && (errno == EAGAIN || errno == EINTR))
 		return -EAGAIN;
-	down(p);
+	link_stream_down(p);
 	return -ENETDOWN;
 }
 
@@ -239,7 +213,7 @@ static ssize_t whole_frame(struct stream *p)
 	if (!len || len > LINK_FRAME_MAX) {
 		log_guest(LOG_WARN, "%s sent a frame of %u bytes; its link is down now", p->name,
 			len);
-		down(p);
+		link_stream_down(p);
 		return -ENETDOWN;
 	}
 	return have - LENGTH_BYTES >= len ? (ssize_t)len : 0;
@@ -291,9 +265,9 @@ static unsigned stream_recv(struct link *l, struct link_frame *f, unsigned n)
 {
 	unsigned done = 0;
 
-	stream_of(l)->drained = false;
+	link_stream_of(l)->drained = false;
 	for (; l->up && done < n; done++) {
-		f[done].result = receive(stream_of(l), f[done].iov, f[done].n);
+		f[done].result = receive(link_stream_of(l), f[done].iov, f[done].n);
 		if (f[done].result < 0 && f[done].result != -EMSGSIZE)
 			break;
 	}
@@ -330,7 +304,7 @@ static void on_event(void *ctx, unsigned events)
 
 	if ((events & LOOP_WRITE) && p->blocked) {
 		if (flush_tx(p) == 0) {
-			set_blocked(p, false);
+			link_stream_set_blocked(p, false);
 			p->events.writable(p->events.ctx);
 		}
 	}
@@ -341,20 +315,22 @@ static void on_event(void *ctx, unsigned events)
 	 * waiting.
 	 */
 	if ((events & LOOP_HANGUP) && !(events & LOOP_READ))
-		down(p);
+		link_stream_down(p);
 }
 
 static void on_ended(void *ctx)
 {
-	down(ctx);
+	link_stream_down(ctx);
 }
 
 static void stream_detach(struct link *l)
 {
-	struct stream *p = stream_of(l);
+	struct stream *p = link_stream_of(l);
 
 	loop_remove(p->source);
 	loop_remove(p->ended);
+	if (p->whole)
+		link_whole_detach(p);
 	p->source = p->ended = NULL;
 	p->loop = NULL;
 	p->listening = p->blocked = false;
@@ -362,7 +338,7 @@ static void stream_detach(struct link *l)
 
 static int stream_attach(struct link *l, struct loop *loop, const struct link_events *events)
 {
-	struct stream *p = stream_of(l);
+	struct stream *p = link_stream_of(l);
 	int r;
 
 	p->events = *events;
@@ -375,6 +351,8 @@ static int stream_attach(struct link *l, struct loop *loop, const struct link_ev
 	r = loop_add(loop, p->fd, p->blocked ? LOOP_WRITE : 0, on_event, p, &p->source);
 	if (!r && p->ended_fd >= 0)
 		r = loop_add_eventfd(loop, p->ended_fd, on_ended, p, &p->ended);
+	if (!r && p->whole)
+		r = link_whole_attach(p, loop);
 	if (r)
 		stream_detach(l);
 	return r;
@@ -382,12 +360,12 @@ static int stream_attach(struct link *l, struct loop *loop, const struct link_ev
 
 static void stream_listen(struct link *l, bool on)
 {
-	struct stream *p = stream_of(l);
+	struct stream *p = link_stream_of(l);
 
 	if (p->listening == on)
 		return;
 	p->listening = on;
-	rewatch(p);
+	link_stream_rewatch(p);
 }
 
 static int stream_set_offload(struct link *l, unsigned offloads)
@@ -432,25 +410,45 @@ static void on_exit_of_peer(void *ctx, unsigned events)
 
 static int stream_watch(struct link *l, struct loop *main_loop)
 {
-	struct stream *p = stream_of(l);
+	struct stream *p = link_stream_of(l);
 
 	return p->pidfd < 0 ? 0 : loop_add(main_loop, p->pidfd, LOOP_READ, on_exit_of_peer, p, &p->watch);
 }
 
 static void stream_close(struct link *l)
 {
-	struct stream *p = l ? stream_of(l) : NULL;
+	struct stream *p = l ? link_stream_of(l) : NULL;
 
 	if (!p)
 		return;
 	loop_remove(p->watch);
 	if (p->ended_fd >= 0)
 		close(p->ended_fd);
+	link_whole_free(p->whole);
 	close(p->fd);
 	child_end(p->pidfd);
 	if (p->errors_fd >= 0)
 		close(p->errors_fd);
 	free(p);
+}
+
+/* --- a process of its own --- */
+
+static void stream_fds(const struct link *l, void (*keep)(void *ctx, int fd), void *ctx)
+{
+	const struct stream *p = (const struct stream *)l;
+
+	keep(ctx, p->fd);
+	keep(ctx, p->ended_fd);
+	if (p->whole)
+		link_whole_fds(p, keep, ctx);
+}
+
+/* As main left it: nothing was sent or taken there. */
+static int stream_forked(struct link *l)
+{
+	(void)l;
+	return 0;
 }
 
 static const struct link_ops stream_ops = {
@@ -461,6 +459,8 @@ static const struct link_ops stream_ops = {
 	.listen = stream_listen,
 	.detach = stream_detach,
 	.set_offload = stream_set_offload,
+	.fds = stream_fds,
+	.forked = stream_forked,
 	.close = stream_close,
 };
 

@@ -9,6 +9,12 @@
 #include "devices/host/link.h"
 
 /*
+ * link_whole.c; main. The link is for one process after the other (link_ops.forked): frames are
+ * sent and taken whole, so that each finds the stream where a frame begins. Once, before anything
+ * is sent. -ENOMEM, -EMFILE, -ENOBUFS.
+ */
+int link_stream_will_fork(struct link *l) NEEDS_CHECK;
+/*
  * Main. A link on the connected stream socket `fd`. `child` (may be NULL: nobody to watch) is the
  * peer's process; `name` stays valid. Takes fd and child unless it fails (-ENOMEM, -EMFILE).
  */

@@ -12,6 +12,7 @@
  *   qcow2_commit.c      the order in which metadata goes to the file
  *   qcow2_compressed.c  compressed clusters
  *   qcow2_request.c     requests: order, reads, flush;  qcow2_write.c: writes, zeroes, discards
+ *   qcow2_log.c         what a process must leave to the next;  qcow2_forked.c: that one
  *   qcow2_create.c      a new image over a base
  *   disk_qcow2.c        the ops of the disk;  disk_open.c: disks by the user's words
  *
@@ -131,6 +132,9 @@ struct qcow2_table {
 	uint64_t at, entries, capacity, lo, hi;
 };
 
+/* What tables in memory say and the file does not say yet; see qcow2_log.c. */
+struct qcow2_log;
+
 /* One per image; see qcow2_compressed.c. */
 struct qcow2_codec;
 
@@ -162,6 +166,8 @@ struct qcow2 {
 	unsigned nfrees;
 	uint8_t *scratch;             /* a cluster */
 	struct qcow2_codec *codec;    /* NULL: compressed clusters cannot be read */
+	struct qcow2_log *log;        /* const; NULL: nobody goes on after this process */
+	bool replaying;               /* what the log says is being done: nothing is noted, nothing given back */
 };
 
 enum qcow2_kind { QCOW2_UNALLOCATED, QCOW2_ZEROES, QCOW2_DATA, QCOW2_PACKED };
@@ -187,7 +193,10 @@ int qcow2_header_parse(struct qcow2_header *ret, const uint8_t *buf, size_t len,
 int qcow2_open_tables(struct qcow2 *img, struct error *err);
 void qcow2_free_tables(struct qcow2 *img);
 
-/* qcow2_repair.c; main, tables taken in. Count again what an unclean end left uncounted. */
+/*
+ * qcow2_repair.c; main, tables taken in, or a new process. Count again what an unclean end left
+ * uncounted.
+ */
 int qcow2_repair(struct qcow2 *img, struct error *err);
 
 /* qcow2_cache.c. Blocks; 0 or -errno. Offset and length are multiples of a sector. */
@@ -252,6 +261,28 @@ int qcow2_map_link(struct qcow2 *img, uint64_t offset, uint64_t first, uint64_t 
 int qcow2_map_zero(struct qcow2 *img, uint64_t offset, uint64_t count, bool keep, uint64_t *ret);
 /* Where a compressed cluster's bytes are. -EIO: not inside of the file. */
 int qcow2_map_packed(const struct qcow2 *img, uint64_t entry, uint64_t *offset, uint64_t *len);
+
+/*
+ * qcow2_log.c. Owner, but for create and free: main. In memory of the disk's `pages`. link and
+ * zero: before a request is answered that changed the map so; 0, or what the commit said that made
+ * room.
+ */
+int qcow2_log_create(struct qcow2 *img, struct error *err) NEEDS_CHECK;
+void qcow2_log_free(struct qcow2 *img);
+int qcow2_log_link(struct qcow2 *img, uint64_t offset, uint64_t first, uint64_t count);
+int qcow2_log_zero(struct qcow2 *img, uint64_t offset, uint64_t count, bool keep);
+/* All that the tables in memory say is in the file. */
+void qcow2_log_clear(struct qcow2 *img);
+/* The first process asks once: is the file as main has taken it in? */
+bool qcow2_log_begin(struct qcow2 *img);
+/* Do what is noted, on tables that were taken in anew. */
+int qcow2_log_replay(struct qcow2 *img) NEEDS_CHECK;
+
+/* qcow2_forked.c; of disk_ops */
+void qcow2_fds(const struct disk *d, void (*keep)(void *ctx, int fd), void *ctx);
+void qcow2_forked(struct disk *d, void *kept);
+int qcow2_queue_forked(struct disk_queue *q, int tomb);
+extern const struct syscall_row qcow2_forked_syscalls[];
 
 /* qcow2_compressed.c */
 int qcow2_codec_create(struct qcow2 *img, struct error *err); /* main, stage 2: loads a library */

@@ -158,6 +158,8 @@ int qcow2_alloc(struct qcow2 *img, uint64_t want, struct qcow2_run *ret)
 
 void qcow2_free_now(struct qcow2 *img, uint64_t first, uint64_t count)
 {
+	if (img->replaying)
+		return;
 	for (uint64_t i = first; i < first + count; i++) {
 		if (qcow2_refcount_add(img, i, -1))
 			log_guest(LOG_WARN, "a qcow2 image is damaged: a count of cluster %llu is wrong",
@@ -171,6 +173,8 @@ void qcow2_free_later(struct qcow2 *img, uint64_t first, uint64_t count)
 {
 	struct qcow2_run *last = img->nfrees ? &img->frees[img->nfrees - 1] : NULL;
 
+	if (img->replaying)
+		return;
 	if (last && last->first + last->count == first) {
 		last->count += count;
 		return;

@@ -54,6 +54,9 @@ int qcow2_commit(struct qcow2 *img)
 		if (r == 0)
 			r = qcow2_table_write(img, &img->l1);
 	}
+	/* Also for a process that ends here: what it wrote is in the file, though not stable. */
+	if (r == 0)
+		qcow2_log_clear(img);
 	if (r == 0)
 		r = barrier(img);
 	if (r == 0)

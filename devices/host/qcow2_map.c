@@ -240,7 +240,7 @@ int qcow2_map_link(struct qcow2 *img, uint64_t offset, uint64_t first, uint64_t 
 		qcow2_cache_touch(&img->l2_cache, p);
 		drop(img, old);
 	}
-	return 0;
+	return qcow2_log_link(img, offset, first, count);
 }
 
 /* What the entry becomes. -EOPNOTSUPP: it cannot. */
@@ -297,5 +297,7 @@ int qcow2_map_zero(struct qcow2 *img, uint64_t offset, uint64_t count, bool keep
 			drop(img, old);
 	}
 	*ret = done;
-	return done ? 0 : r;
+	if (done)
+		r = qcow2_log_zero(img, offset, done, keep);
+	return r;
 }

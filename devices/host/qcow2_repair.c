@@ -1,7 +1,8 @@
 /*
  * Reference counts made anew (specification, Header: the dirty bit of incompatible_features): an
  * image with lazy refcounts that was not closed has clusters in use that no count says are. Main,
- * stage 2, before the first write; blocks for as long as it takes to read all L2 tables.
+ * stage 2, before the first write; blocks for as long as it takes to read all L2 tables. So does a
+ * process that goes on where another one ended (qcow2_forked.c).
  *
  * The tables say what is in use. Each cluster is counted as often as they refer to it, and where
  * the file says something else it is corrected; only then is the bit cleared, behind a barrier, so
@@ -121,7 +122,7 @@ int qcow2_repair(struct qcow2 *img, struct error *err)
 	free(counts);
 	if (r == 0)
 		r = qcow2_settle(img);
-	if (r == 0)
+	if (r == 0 && img->h.incompatible & QCOW2_DIRTY)
 		r = clear_dirty(img);
 	return r ? error_set(err, -r, "the qcow2 image was not closed and cannot be repaired: %s; try qemu-img check -r all", strerror(-r)) : 0;
 }

@@ -495,6 +495,7 @@ int qcow2_queue_create(struct disk_queue **ret, struct disk *d, unsigned depth,
 		d->syscalls[i] = img->file->syscalls[i] ? img->file->syscalls[i] :
 			img->backing ? img->backing->syscalls[i] : NULL;
 	d->main_syscalls = img->file->main_syscalls;
+	d->forked_syscalls = qcow2_forked_syscalls;
 	*ret = q;
 	return 0;
 }

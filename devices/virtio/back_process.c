@@ -21,6 +21,7 @@
 
 #include "devices/virtio/front.h"
 #include "vmm/log.h"
+#include "vmm/rate.h"
 
 enum { PATIENCE_MS = 15000, PATIENCE_TIMES = 10, STEP_MS = 100, NOTICES_MAX = 1000, RECORDS_ALIGN = 64 };
 
@@ -110,6 +111,8 @@ static int queue_stop(struct back *b, unsigned index, struct queue_setup *ret)
 		ret->next_avail = bp->desk->setup.next_avail;
 		ret->next_used = bp->desk->setup.next_used;
 	}
+	if (b->dev->type->stopped)
+		b->dev->type->stopped(b->dev);
 	return r;
 }
 
@@ -187,6 +190,7 @@ static void destroy(struct back *b)
 	if (bp->inner)
 		bp->inner->ops->destroy(bp->inner);
 	b->dev->config.shared = NULL;
+	b->dev->shared_hold = NULL;
 	process_destroy(bp->process);
 	if (bp->bell >= 0)
 		close(bp->bell);
@@ -223,11 +227,29 @@ static bool too_often(struct back_process *bp)
 	return ++bp->notices > NOTICES_MAX;
 }
 
+const enum vm_event desk_events[DESK_EVENTS] = {
+	[DESK_EVENT_ERROR] = VM_EVENT_DEVICE_ERROR,
+	[DESK_EVENT_PAUSE] = VM_EVENT_PAUSE,
+	[DESK_EVENT_HANG_UP] = VM_EVENT_HANG_UP,
+};
+
+static void pass_on(struct back_process *bp, unsigned i)
+{
+	const struct virtio_device *dev = bp->back.dev;
+	const unsigned may = dev->type->may_post | 1u << VM_EVENT_DEVICE_ERROR;
+	char text[DESK_EVENT_MAX];
+
+	if (!(may & 1u << desk_events[i]))
+		return;
+	memcpy(text, bp->desk->event[i], sizeof(text));
+	text[sizeof(text) - 1] = '\0';
+	dev->events->post(dev->events->ctx, desk_events[i], text);
+}
+
 static void on_notice(void *ctx)
 {
 	struct back_process *bp = ctx;
 	struct virtio_device *dev = bp->back.dev;
-	char text[DESK_EVENT_MAX];
 	uint32_t notices;
 
 	if (too_often(bp)) {
@@ -243,11 +265,9 @@ static void on_notice(void *ctx)
 	if (notices & DESK_BROKEN)
 		dev->broken(dev);
 	pthread_mutex_unlock(&bp->lock);
-	if (!(notices & DESK_EVENT) || !dev->events)
-		return;
-	memcpy(text, bp->desk->event, sizeof(text));
-	text[sizeof(text) - 1] = '\0';
-	dev->events->post(dev->events->ctx, VM_EVENT_DEVICE_ERROR, text);
+	for (unsigned i = 0; i < DESK_EVENTS && dev->events; i++)
+		if (notices & (uint32_t)DESK_EVENT << i)
+			pass_on(bp, i);
 }
 
 static void on_gone(void *ctx)
@@ -257,6 +277,7 @@ static void on_gone(void *ctx)
 	char text[DESK_EVENT_MAX];
 
 	atomic_store(&bp->gone, true);
+	atomic_store(&bp->desk->hold.held, 0);
 	snprintf(text, sizeof(text), "%s: its process is gone for good; the device has failed", dev->id);
 	if (dev->events)
 		dev->events->post(dev->events->ctx, VM_EVENT_DEVICE_ERROR, text);
@@ -298,6 +319,17 @@ static int name_fds(void *ctx)
 	return k.result;
 }
 
+/* Limits that other devices share, and those above them. */
+static int see_limits(struct back_process *bp, struct error *err)
+{
+	int r = 0;
+
+	for (struct rate *l = bp->back.dev->group; l && r == 0; l = l->parent)
+		r = l->shared ? process_see(bp->process, l->shared, PAGE_4K) : -EINVAL;
+	return r ? error_set(err, -r, "%s: rate_group=: at most %d groups hold for a device with a process of its own; "
+		"say isolation=thread, or nest fewer", bp->back.dev->id, PROCESS_SEEN_MAX) : 0;
+}
+
 static int worker_in_process(const struct device_env *env, const char *name, enum worker_share share,
 	struct worker **ret, struct error *err)
 {
@@ -328,9 +360,14 @@ static int make_process(struct back_process *bp, const struct device_env *env, s
 	/* As create() filled it. */
 	memcpy(&bp->desk->config, &dev->config.own, sizeof(bp->desk->config));
 	dev->config.shared = &bp->desk->config;
+	dev->shared_hold = &bp->desk->hold;
 	inside.machine = bp->process;
 	inside.worker = worker_in_process;
-	r = back_worker_create(&bp->inner, dev, &inside, err);
+	r = see_limits(bp, err);
+	if (r == 0 && dev->pages && process_see(bp->process, dev->pages, dev->pages_bytes) < 0)
+		r = error_set(err, ENOSPC, "%s: its process shares too much", dev->id);
+	if (r == 0)
+		r = back_worker_create(&bp->inner, dev, &inside, err);
 	if (r == 0 && process_allow(bp->process, dev->forked_syscalls) < 0)
 		r = error_set(err, ENOSPC, "%s: too many tables of system calls", dev->id);
 	/* Room for what goes from it to the next life: a sealed thread may ask for no memory. */

@@ -19,8 +19,9 @@
  * The process may be taken over by its guest. All it can write to is the desk, and all that main
  * believes of the desk harms that device only: a number, an error, two ring indices that the next
  * queue_open() checks, config space that only the guest reads (nobody waits for long on its
- * sequence count), a line for the log, a state that is parsed before it is passed on. The other way
- * round, a new life believes nothing either: its predecessor had the desk.
+ * sequence count), a line for the log, a pause of its machine or the end of it where the device may
+ * wish for that (a guest can power off by itself), a state that is parsed before it is passed on.
+ * The other way round, a new life believes nothing either: its predecessor had the desk.
  */
 #ifndef DEVICES_VIRTIO_BACK_PROCESS_H
 #define DEVICES_VIRTIO_BACK_PROCESS_H
@@ -43,6 +44,10 @@ enum desk_call {
 };
 
 enum desk_notice { DESK_CONFIG_CHANGED = 1, DESK_BROKEN = 2, DESK_EVENT = 4 };
+
+/* What a process may post to the machine; DESK_EVENT << n says that the n-th is on the desk. */
+enum desk_event { DESK_EVENT_ERROR, DESK_EVENT_PAUSE, DESK_EVENT_HANG_UP, DESK_EVENTS };
+extern const enum vm_event desk_events[DESK_EVENTS];
 
 enum { DESK_STATE_MAX = 16 * KIB, DESK_EVENT_MAX = 96 };
 
@@ -69,9 +74,10 @@ struct desk {
 
 	/* what the process says */
 	_Atomic uint32_t notices;/* set of enum desk_notice */
-	char event[DESK_EVENT_MAX];
+	char event[DESK_EVENTS][DESK_EVENT_MAX];
 
 	struct virtio_image config; /* of the device, for both and for all lives */
+	struct virtio_hold hold;
 
 	/* what a life tells the next one */
 	uint32_t lives;

@@ -29,7 +29,8 @@ static struct back_process *self(struct virtio_device *dev)
 	return dev->front;
 }
 
-static void notify(struct back_process *bp, enum desk_notice what)
+/* `what`: a set of enum desk_notice. */
+static void notify(struct back_process *bp, uint32_t what)
 {
 	/* Release: what it is about is on the desk before main, which acquires, takes it. */
 	atomic_fetch_or_explicit(&bp->desk->notices, what, memory_order_release);
@@ -50,10 +51,11 @@ static void life_event(void *ctx, enum vm_event event, const char *what)
 {
 	struct back_process *bp = ctx;
 
-	if (event != VM_EVENT_DEVICE_ERROR)
-		return;
-	strncpy(bp->desk->event, what ? what : "", DESK_EVENT_MAX - 1);
-	notify(bp, DESK_EVENT);
+	for (unsigned i = 0; i < DESK_EVENTS; i++)
+		if (desk_events[i] == event) {
+			strncpy(bp->desk->event[i], what ? what : "", DESK_EVENT_MAX - 1);
+			notify(bp, DESK_EVENT << i);
+		}
 }
 
 /* --- the device's own state --- */
@@ -275,6 +277,8 @@ static int make_workers(struct back_process *bp, struct error *err)
 		r = loop_post(first, resume, bp);
 	if (r < 0)
 		return error_set(err, -r, "cannot make its loops: %s", strerror(-r));
+	if (r == 0 && bp->back.dev->type->begin)
+		r = bp->back.dev->type->begin(bp->back.dev, first, err);
 	/* Their filters were made with the machine's; where there are none, none is wanted. */
 	for (unsigned i = 1; i < process_workers(bp->process) && r == 0; i++)
 		r = worker_run(process_worker_at(bp->process, i), SANDBOX_OFF, err);

@@ -32,6 +32,8 @@ static int blk_queue_start(struct virtio_device *dev, struct queue *q)
 	}
 	bq->queue = q;
 	bq->stopping = false;
+	/* Nothing is held yet. */
+	bq->retried = atomic_load_explicit(&virtio_hold(dev)->retries, memory_order_relaxed);
 	bq->zoned = blk->info.zoned.zone_size && virtio_has(dev, BLK_F_ZONED);
 	/* After a load the image still says what create() wrote. */
 	if (queue_index(q) == 0)
@@ -249,14 +251,6 @@ static int check_isolation(const struct virtio_device *dev, const struct blk_opt
 {
 	if (!dev->isolated)
 		return 0;
-	if (o->on_error == BLK_ON_ERROR_PAUSE)
-		return error_set(err, EINVAL,
-			"--disk on_error=pause: a process of the disk's own cannot hold requests until the machine goes on; "
-			"say on_error=report, or isolation=thread");
-	if (o->rate.group)
-		return error_set(err, EINVAL,
-			"--disk rate_group=%s: a group's limits are shared by threads of this program, not with a process; "
-			"say isolation=thread, or leave the group out", o->rate.group);
 	if (o->fixed_buffers)
 		return error_set(err, EINVAL,
 			"--disk fixed_buffers=on: memory is not locked anew for each process; say isolation=thread, or "
@@ -288,8 +282,8 @@ static int blk_create(struct virtio_device *dev, const struct device_env *env, c
 		return r;
 	if (dev->isolated && !blk->disk->ops->queue_forked)
 		return error_set(err, EINVAL,
-			"--disk path=%s: what is no raw image or block device cannot be taken over by another process; "
-			"say isolation=thread, or convert it to format=raw", o->path);
+			"--disk path=%s: commands of a namespace cannot be taken over by another process; "
+			"say isolation=thread, or give its block device", o->path);
 	blk->disk->ops->info(blk->disk, &blk->info);
 	if (dev->isolated && blk->info.zoned.zone_size)
 		return error_set(err, EINVAL,
@@ -318,6 +312,8 @@ static int blk_create(struct virtio_device *dev, const struct device_env *env, c
 		return r;
 	memcpy(dev->syscalls, blk->disk->syscalls, sizeof(blk->disk->syscalls));
 	dev->forked_syscalls = blk->disk->forked_syscalls;
+	dev->pages = blk->disk->pages;
+	dev->pages_bytes = blk->disk->pages_bytes;
 	return device_main_calls(env, blk->disk->main_syscalls, err);
 }
 
@@ -339,10 +335,14 @@ static int blk_forked(struct virtio_device *dev, const struct virtio_life *life,
 	struct blk *blk = container_of(dev, struct blk, dev);
 	int r = 0;
 
+	/* What the life before held is in the ring. */
+	atomic_store_explicit(&virtio_hold(dev)->held, 0, memory_order_relaxed);
 	blk->disk->ops->forked(blk->disk, life->kept);
 	for (unsigned i = 0; i < dev->nqueues && !r; i++)
 		r = blk->disk->ops->queue_forked(blk->queues[i].disk_queue, life->tomb);
-	return r ? error_set(err, -r, "its disk's queues cannot be made: %s; raise ulimit -l", strerror(-r)) : 0;
+	if (r == -ENOSYS)
+		return error_set(err, ENOSYS, "its disk's queues cannot be made; raise ulimit -l");
+	return r ? error_set(err, -r, "its disk cannot be taken over: %s", strerror(-r)) : 0;
 }
 
 static void blk_destroy(struct virtio_device *dev)
@@ -479,6 +479,7 @@ const struct virtio_type virtio_blk_type = {
 	.config_written = blk_config_written,
 	.config_writable = blk_config_writable,
 	.may_fork = true,
+	.may_post = 1u << VM_EVENT_PAUSE,
 	.fds = blk_fds,
 	.forked = blk_forked,
 	.destroy = blk_destroy,

@@ -178,7 +178,7 @@ struct blk_queue {
 	sem_t slow_sem;               /* counts what was pushed */
 	/* owner; failed and not answered, in their order, linked by `next` */
 	struct blk_request *held, *held_last;
-	unsigned retried;             /* owner; the count of blk->retries that was obeyed */
+	uint32_t retried;             /* owner; the count of virtio_hold.retries that was obeyed */
 	bool stopping;                /* owner; nothing is held any more */
 	uint64_t armed;               /* owner; when the timer rings, 0: not set by us */
 	unsigned nfinished;           /* owner; of `finished`, those with a status that were not pushed yet */
@@ -197,10 +197,7 @@ struct blk {
 	struct worker *slow_worker;   /* const; NULL: no slow work, or no threads at all */
 	struct rate rate;             /* of all queues together */
 	_Atomic bool limited;         /* main; false: rate never holds anything up */
-	_Atomic unsigned changes;     /* main; see blk_wake() */
 	enum blk_on_error on_error;   /* const */
-	_Atomic unsigned retries;     /* main; counts blk_retry() */
-	_Atomic unsigned nheld;       /* workers; over all queues */
 	_Atomic uint64_t tell_again;  /* workers; ns, before which no event tells of a failure */
 	struct blk_queue queues[BLK_QUEUES_MAX];
 };

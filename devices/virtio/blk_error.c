@@ -11,6 +11,9 @@
  * (reset, pause by somebody else, end) cannot keep them: they are tried once more and then
  * answered, whatever comes of it.
  *
+ * A process of the disk's own that ends while it holds some takes nothing with it: the next one has
+ * them from the ring, tries them, and holds what fails again.
+ *
  * Never held: what the disk cannot do at all, and a flush that failed. The kernel has forgotten
  * which pages it could not write, so trying again would be a lie (disk.h: -ENOTRECOVERABLE).
  *
@@ -58,9 +61,7 @@ static bool may_hold(const struct blk_queue *bq, int result)
 {
 	const struct blk *blk = bq->blk;
 
-	/* A process of the disk's own may be gone by the time that the machine goes on. */
-	if (bq->stopping || !blk->dev.events || blk->dev.isolated ||
-		result == -ENOTRECOVERABLE || result == -EOPNOTSUPP)
+	if (bq->stopping || !blk->dev.events || result == -ENOTRECOVERABLE || result == -EOPNOTSUPP)
 		return false;
 	return blk->on_error == BLK_ON_ERROR_PAUSE || (blk->on_error == BLK_ON_ERROR_ENOSPC && is_full(result));
 }
@@ -70,7 +71,7 @@ static void hold(struct blk_queue *bq, struct blk_request *rq)
 	rq->next = NULL;
 	*(bq->held ? &bq->held_last->next : &bq->held) = rq;
 	bq->held_last = rq;
-	atomic_fetch_add_explicit(&bq->blk->nheld, 1, memory_order_relaxed);
+	atomic_fetch_add_explicit(&virtio_hold(&bq->blk->dev)->held, 1, memory_order_relaxed);
 }
 
 bool blk_failed(struct blk_queue *bq, struct blk_request *rq, const char *what, int result)
@@ -101,14 +102,14 @@ static void retry_all(struct blk_queue *bq)
 	bq->held = NULL;
 	for (; rq; rq = next) {
 		next = rq->next; /* it may be held again */
-		atomic_fetch_sub_explicit(&bq->blk->nheld, 1, memory_order_relaxed);
+		atomic_fetch_sub_explicit(&virtio_hold(&bq->blk->dev)->held, 1, memory_order_relaxed);
 		blk_begin_again(bq, rq);
 	}
 }
 
 void blk_retry_if_asked(struct blk_queue *bq)
 {
-	unsigned asked = atomic_load_explicit(&bq->blk->retries, memory_order_acquire);
+	uint32_t asked = atomic_load_explicit(&virtio_hold(&bq->blk->dev)->retries, memory_order_acquire);
 
 	if (asked == bq->retried)
 		return;
@@ -127,11 +128,11 @@ void blk_retry(struct virtio_device *dev)
 {
 	struct blk *blk = container_of(dev, struct blk, dev);
 
-	atomic_fetch_add_explicit(&blk->retries, 1, memory_order_release);
+	atomic_fetch_add_explicit(&virtio_hold(dev)->retries, 1, memory_order_release);
 	blk_wake(blk);
 }
 
 unsigned blk_held(const struct virtio_device *dev)
 {
-	return atomic_load_explicit(&container_of(dev, const struct blk, dev)->nheld, memory_order_relaxed);
+	return atomic_load_explicit(&virtio_hold(dev)->held, memory_order_relaxed);
 }

@@ -35,7 +35,7 @@ enum { AT_ONCE = 1 };
 void blk_wake_queue(struct blk_queue *bq)
 {
 	/* Before the timer: see above. */
-	atomic_fetch_add_explicit(&bq->blk->changes, 1, memory_order_seq_cst);
+	atomic_fetch_add_explicit(&virtio_hold(&bq->blk->dev)->changes, 1, memory_order_seq_cst);
 	set_timer(bq, AT_ONCE);
 }
 
@@ -61,6 +61,12 @@ static void on_timer(void *ctx)
 	blk_push_finished(bq);
 	r = blk_handle(dev, bq->queue);
 	queue_flush(bq->queue);
+	/*
+	 * What the driver was told about kicks is from before these chains were taken, and it would
+	 * send none for the next. What waits for a limit has its deadline.
+	 */
+	if (r == 0 && queue_enable_kick(bq->queue) && !bq->armed)
+		r = 1;
 	if (r < 0)
 		dev->broken(dev);
 	else if (r > 0)
@@ -70,7 +76,8 @@ static void on_timer(void *ctx)
 bool blk_may_go(struct blk_queue *bq)
 {
 	struct blk *blk = bq->blk;
-	unsigned before = atomic_load_explicit(&blk->changes, memory_order_seq_cst);
+	_Atomic uint32_t *changes = &virtio_hold(&blk->dev)->changes;
+	uint32_t before = atomic_load_explicit(changes, memory_order_seq_cst);
 	uint64_t at = rate_ready(&blk->rate, rate_now());
 
 	if (!at || !queue_has_avail(bq->queue))
@@ -80,7 +87,7 @@ bool blk_may_go(struct blk_queue *bq)
 		set_timer(bq, at);
 	}
 	/* After the timer: see above. */
-	if (atomic_load_explicit(&blk->changes, memory_order_seq_cst) != before)
+	if (atomic_load_explicit(changes, memory_order_seq_cst) != before)
 		set_timer(bq, AT_ONCE);
 	return false;
 }
@@ -134,6 +141,7 @@ int blk_later_create(struct blk *blk, const struct device_env *env, const struct
 
 	if (r)
 		return r;
+	blk->dev.group = blk->rate.parent;
 	blk->limited = blk->rate.parent || rate_active(&blk->rate);
 	for (unsigned i = 0; i < BLK_QUEUES_MAX; i++)
 		blk->queues[i].timer_fd = -1;

@@ -7,6 +7,12 @@
  * host does not take now stays in its chain, which stays in flight, and the guest sees a full
  * queue. Input that finds no buffer stays with the host until the guest gives one. A chain is used
  * whole, however many descriptors it has.
+ *
+ * In a process of its own (isolation=process) each life watches anew; the terminal's settings and
+ * the socket's path stay main's. How far the chain in flight was written is kept, so that the next
+ * life goes on behind it: what is printed once more is at most what was written in the moment of
+ * death. Input that was read and not given to the guest is lost with a life, and so is a socket's
+ * client, who may come again.
  */
 #include "devices/virtio/console.h"
 
@@ -36,6 +42,14 @@ struct console_config {
 };
 _Static_assert(sizeof(struct console_config) == 12, "virtio 1.2 §5.3.4");
 
+/* What a life leaves to the next. It may be nonsense: each number is bounded where it is used. */
+struct console_kept {
+	uint64_t written;   /* bytes of the chain that goes to `at`, as queue_next_used() says */
+	uint64_t total;     /* char_written() */
+	uint16_t at;
+};
+_Static_assert(sizeof(struct console_kept) <= VIRTIO_KEPT_MAX, "it is kept");
+
 struct console {
 	struct virtio_device dev;	/* first */
 	struct worker *worker;		/* const */
@@ -46,6 +60,7 @@ struct console {
 	struct chain *tx;		/* in flight, not wholly written; NULL */
 	struct iovec iov[CHAR_IOV_MAX]; /* the piece of `tx` that the host takes next */
 	int niov;
+	struct console_kept own_kept, *kept; /* kept: own, or where it outlives this process */
 	/* What a queue that was stopped still had to write, so that a pause loses nothing. */
 	uint32_t rest_pos, rest_len;
 	uint8_t rest[REST_MAX];
@@ -97,9 +112,46 @@ static size_t iov_bytes(const struct iovec *iov, int n)
 	return sum;
 }
 
+/* So much of the chain in flight is written. */
+static void note_written(struct console *c, struct queue *q, size_t n)
+{
+	const uint16_t at = queue_next_used(q);
+
+	/* A process ends between two stores: first no number, then whose it is. */
+	if (c->kept->at != at) {
+		c->kept->written = 0;
+		__atomic_signal_fence(__ATOMIC_SEQ_CST);
+		c->kept->at = at;
+		__atomic_signal_fence(__ATOMIC_SEQ_CST);
+	}
+	c->kept->written += n;
+	c->kept->total = char_written(c->host);
+}
+
+/* Behind what an earlier life has written of this chain. */
+static void skip_written(struct console *c, struct queue *q)
+{
+	uint64_t n = c->kept->at == queue_next_used(q) ? c->kept->written : 0;
+
+	if (n && chain_skip(c->tx, MIN(n, chain_in_left(c->tx))) < 0)
+		log_guest(LOG_WARN, "%s: output may be printed twice", c->dev.id);
+}
+
+/* The driver has it back, at once where a life may end: then no more than this one is in flight. */
+static void return_chain(struct console *c, struct queue *q)
+{
+	queue_push(q, c->tx);
+	c->tx = NULL;
+	if (c->dev.isolated)
+		queue_publish(q);
+	/* Who finds the number finds that the chain has gone. */
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+	c->kept->written = 0;
+}
+
 /* Write out the chain in flight. 1: all of it, 0: the host is full, or it took as much as one call
  * may move. */
-static int send_chain(struct console *c, size_t *budget)
+static int send_chain(struct console *c, struct queue *q, size_t *budget)
 {
 	while (c->niov || chain_in_left(c->tx)) {
 		size_t all, taken;
@@ -112,6 +164,7 @@ static int send_chain(struct console *c, size_t *budget)
 			return 1;
 		all = iov_bytes(c->iov, c->niov);
 		taken = char_output_iov(c->host, c->iov, c->niov);
+		note_written(c, q, taken);
 		*budget -= MIN(*budget, taken);
 		c->niov = char_iov_advance(c->iov, c->niov, taken);
 		if (taken < all)
@@ -134,12 +187,12 @@ static int send_queue(struct console *c, struct queue *q)
 			r = queue_pop(q, &c->tx);
 			if (r <= 0)
 				break;
+			skip_written(c, q);
 		}
 		r = 0;
-		if (!send_chain(c, &budget))
+		if (!send_chain(c, q, &budget))
 			break;
-		queue_push(q, c->tx);
-		c->tx = NULL;
+		return_chain(c, q);
 		chains--;
 	}
 	queue_flush(q);
@@ -268,16 +321,13 @@ static void console_queue_stop(struct virtio_device *dev, struct queue *q)
 		c->rest_len += (uint32_t)n;
 	if (chain_in_left(c->tx))
 		log_guest(LOG_WARN, "%s: output of a stopped queue is dropped", dev->id);
-	queue_push(q, c->tx);
-	c->tx = NULL;
+	return_chain(c, q);
 	queue_flush(q);
 }
 
-static int console_create(struct virtio_device *dev, const struct device_env *env,
-	const void *options, struct error *err)
+/* Watch the line from now on, whether or not there is a driver. */
+static int join_loop(struct console *c, struct loop *loop, struct error *err)
 {
-	const struct console_options *o = options;
-	struct console *c = console_of(dev);
 	const struct char_events events = {
 		.input = on_input,
 		.output_ready = on_output_ready,
@@ -285,30 +335,65 @@ static int console_create(struct virtio_device *dev, const struct device_env *en
 		.hang_up = on_hang_up,
 		.ctx = c,
 	};
+	int r = loop_timer_add(loop, on_again, c, &c->again);
+
+	if (!r)
+		r = char_attach(c->host, loop, &events);
+	if (r)
+		return error_set(
+			err, -r, "--console: cannot watch its descriptors: %s", strerror(-r));
+	char_check_size(c->host);
+	return 0;
+}
+
+static int console_create(struct virtio_device *dev, const struct device_env *env,
+	const void *options, struct error *err)
+{
+	const struct console_options *o = options;
+	struct console *c = console_of(dev);
 	struct char_config config;
 	int r = char_configure(&config, &o->line, CHAR_OFF, "--console", err);
 
 	if (r)
 		return r;
+	c->kept = &c->own_kept;
 	config.terminal = env->terminal;
-	/* The quiet worker that the queues are on, too. */
-	r = env->worker(env, dev->id, WORKER_QUIET, &c->worker, err);
+	/* The quiet worker that the queues are on, too; a process has its own. */
+	r = dev->isolated ? 0 : env->worker(env, dev->id, WORKER_QUIET, &c->worker, err);
 	if (r)
 		return r;
 	r = char_open(&c->host, &config, "--console", err);
+	if (r == 0 && c->worker)
+		r = join_loop(c, worker_loop(c->worker), err);
 	if (r)
 		return r;
-	r = loop_timer_add(worker_loop(c->worker), on_again, c, &c->again);
-	if (!r)
-		r = char_attach(c->host, worker_loop(c->worker), &events);
-	if (r)
-		return error_set(
-			err, -r, "--console: cannot watch its descriptors: %s", strerror(-r));
-	char_check_size(c->host);
 	c->live = true;
 	for (unsigned i = 0; i < 2; i++)
 		dev->syscalls[i] = char_syscalls(c->host, i);
+	dev->forked_syscalls = char_attach_syscalls;
 	return device_main_calls(env, char_main_syscalls(c->host), err);
+}
+
+/* --- a process of its own --- */
+
+static void console_fds(const struct virtio_device *dev, void (*keep)(void *ctx, int fd), void *ctx)
+{
+	char_fds(((const struct console *)dev)->host, keep, ctx);
+}
+
+static int console_forked(struct virtio_device *dev, const struct virtio_life *life, struct error *err)
+{
+	struct console *c = console_of(dev);
+
+	(void)err;
+	c->kept = life->kept;
+	char_go_on(c->host, c->kept->total);
+	return 0;
+}
+
+static int console_begin(struct virtio_device *dev, struct loop *loop, struct error *err)
+{
+	return join_loop(console_of(dev), loop, err);
 }
 
 static void leave_loop(void *ctx)
@@ -366,6 +451,11 @@ const struct virtio_type virtio_console_type = {
 	.create = console_create,
 	.handle = console_handle,
 	.queue_stop = console_queue_stop,
+	.may_fork = true,
+	.may_post = 1u << VM_EVENT_HANG_UP,
+	.fds = console_fds,
+	.forked = console_forked,
+	.begin = console_begin,
 	.destroy = console_destroy,
 };
 
@@ -391,5 +481,6 @@ const struct device_type virtio_console_row = {
 	.name = "virtio-console",
 	.options = &console_options,
 	.id_prefix = "_console",
+	.shares_memory = virtio_shares_memory,
 	.create = console_row_create,
 };

@@ -101,7 +101,7 @@ static int watch_for_oneself(struct net_pair *p, struct loop *loop)
 {
 	int r;
 
-	if (!p->net->dev.isolated || p->watched || !p->link->ops->watch)
+	if (!p->net->dev.isolated || p->watched || !p->link->ops->watch || p->link->watched_by_main)
 		return 0;
 	r = p->link->ops->watch(p->link, loop);
 	p->watched = !r;
@@ -329,6 +329,7 @@ static void net_fds(const struct virtio_device *dev, void (*keep)(void *ctx, int
 	const struct net *net = (const struct net *)dev;
 
 	keep(ctx, net->ctrl.wake_fd);
+	capture_fds(net->capture, keep, ctx);
 	for (unsigned i = 0; i < net->npairs; i++) {
 		const struct net_pair *p = &net->pairs[i];
 
@@ -346,9 +347,15 @@ static int net_forked(struct virtio_device *dev, const struct virtio_life *life,
 	int r = 0;
 
 	(void)life;
+	capture_forked(net->capture);
 	for (unsigned i = 0; i < net->npairs && !r; i++)
 		r = net->pairs[i].link->ops->forked(net->pairs[i].link);
 	return r ? error_set(err, -r, "its tap's ring cannot be made: %s; say isolation=thread", strerror(-r)) : 0;
+}
+
+static void net_stopped(struct virtio_device *dev)
+{
+	capture_sync(container_of(dev, struct net, dev)->capture);
 }
 
 static void net_destroy(struct virtio_device *dev)
@@ -462,6 +469,7 @@ const struct virtio_type virtio_net_type = {
 	.may_fork = true,
 	.fds = net_fds,
 	.forked = net_forked,
+	.stopped = net_stopped,
 	.destroy = net_destroy,
 };
 

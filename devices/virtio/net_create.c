@@ -22,10 +22,11 @@ static const char *const anti_spoof_choices[] = { "auto", "on", "off", NULL };
 /* In the order of enum net_vhost_mode. */
 static const char *const vhost_choices[] = { "auto", "on", "off", NULL };
 
-static int open_user(struct link **ret, const struct net_options *o, struct error *err)
+static int open_user(struct link **ret, const struct net_options *o, bool forks, struct error *err)
 {
 	const char *args[] = { o->forward ? "--tcp-ports" : NULL, o->forward, NULL };
-	const struct link_passt_config config = { .program = "passt", .args = args, .mtu = o->mtu };
+	const struct link_passt_config config = { .program = "passt", .args = args, .mtu = o->mtu,
+		.forks = forks };
 
 	if (o->num_queues > 2)
 		return error_set(err, EINVAL,
@@ -77,7 +78,8 @@ int net_check_pairs(const struct net_options *o, struct error *err)
 		o->num_queues);
 }
 
-static int open_link(struct link **ret, const struct net_options *o, struct error *err)
+/* `forks`: for a process of its own. */
+static int open_link(struct link **ret, const struct net_options *o, bool forks, struct error *err)
 {
 	unsigned kinds = (unsigned)o->user + (o->tap != NULL) + (o->fd.n > 0);
 
@@ -102,7 +104,7 @@ static int open_link(struct link **ret, const struct net_options *o, struct erro
 		return error_set(err, EINVAL,
 			"--net: ip, mask and host_mac belong to a tap; add tap=NAME");
 	if (o->user)
-		return open_user(ret, o, err);
+		return open_user(ret, o, forks, err);
 	return o->tap ? open_tap(ret, o, err) : open_fd(ret, o, err);
 }
 
@@ -112,25 +114,6 @@ static int watch_link(struct link *l, const struct device_env *env, struct error
 	int r = env->main_loop && l->ops->watch ? l->ops->watch(l, env->main_loop) : 0;
 
 	return r ? error_set(err, -r, "--net: its link cannot be watched: %s", strerror(-r)) : 0;
-}
-
-/* What one process cannot have, or cannot hand to the next. */
-static int check_isolation(const struct net_options *o, struct error *err)
-{
-	static const char *const leave = "say isolation=thread, or leave the other out";
-
-	if (o->user)
-		return error_set(err, EINVAL,
-			"--net user: passt's stream of frames cannot be taken over in the middle of one by another process; "
-			"%s", leave);
-	if (o->capture)
-		return error_set(err, EINVAL, "--net capture=%s: frames are captured by threads of this program, which do not "
-			"see those of a device with a process of its own; %s", o->capture, leave);
-	if (o->rate.group)
-		return error_set(err, EINVAL,
-			"--net rate_group=%s: a group's limits are shared by threads of this program, not with a process; %s",
-			o->rate.group, leave);
-	return 0;
 }
 
 int net_choose_mac(uint8_t mac[6], const struct net_options *o, struct error *err)
@@ -160,6 +143,7 @@ static int open_capture(struct net *net, const struct device_env *env, const str
 		.name = net->dev.id,
 		.lanes = o->num_queues / 2,
 		.on = o->capturing,
+		.forks = net->dev.isolated,
 	};
 	struct worker *worker;
 	char name[DEVICE_ID_MAX + 8];
@@ -171,6 +155,8 @@ static int open_capture(struct net *net, const struct device_env *env, const str
 	r = capture_open(&net->capture, &config, err);
 	if (r)
 		return error_prefix(err, r, "--net");
+	if (net->dev.isolated)
+		net->dev.pages = capture_pages(net->capture, &net->dev.pages_bytes);
 	if (!env->worker)
 		return 0; /* nobody to write but capture_close() */
 	snprintf(name, sizeof(name), "%.10s_cap", net->dev.id);
@@ -210,30 +196,29 @@ int net_create(struct virtio_device *dev, const struct device_env *env, const vo
 			(o->anti_spoof == ANTI_SPOOF_AUTO && o->mac.set) };
 	int r = net_check_standby(o, err);
 
-	if (!r && dev->isolated)
-		r = check_isolation(o, err);
 	for (unsigned i = 0; i < ARRAY_SIZE(net->rate) && !r; i++)
 		r = device_rate(&net->rate[i], env, &o->rate, "net", err);
+	dev->group = net->rate[0].parent;
 	if (!r)
 		r = net_choose_mac(net->mac, o, err);
 	if (!r)
 		r = open_capture(net, env, o, err);
 	if (!r)
-		r = open_link(links, o, err);
+		r = open_link(links, o, dev->isolated, err);
 	if (!r)
 		r = net_init(net, &setup, err);
 	if (!r)
 		r = net_vhost_setup(net, o->vhost, needs_frames(net, o), err);
 	if (!r)
-		r = dev->isolated ? 0 : watch_link(links[0], env, err);
+		r = dev->isolated && !links[0]->watched_by_main ? 0 : watch_link(links[0], env, err);
 	if (r)
 		return r;
 	memcpy(dev->syscalls, links[0]->syscalls, sizeof(links[0]->syscalls));
 	_Static_assert((int)VIRTIO_SYSCALL_TABLES > (int)LINK_SYSCALL_TABLES, "one more");
-	if (dev->isolated) /* it watches for itself */
+	if (dev->isolated && !links[0]->watched_by_main) /* it watches for itself */
 		dev->syscalls[LINK_SYSCALL_TABLES] = links[0]->watch_syscalls;
 	dev->forked_syscalls = links[0]->forked_syscalls;
-	r = dev->isolated ? 0 : device_main_calls(env, links[0]->watch_syscalls, err);
+	r = dev->isolated && !links[0]->watched_by_main ? 0 : device_main_calls(env, links[0]->watch_syscalls, err);
 	return r ? r : device_main_calls(env, links[0]->main_syscalls, err);
 }
 

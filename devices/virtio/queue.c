@@ -196,6 +196,11 @@ int queue_open_in(struct queue **ret, const struct queue_room *room, struct gues
 	return 0;
 }
 
+uint16_t queue_next_used(const struct queue *q)
+{
+	return q->packed && q->used_state == pvring_used(true) ? q->next_used | PVRING_WRAP : q->next_used;
+}
+
 void queue_close(struct queue *q, struct queue_setup *ret)
 {
 	if (!q)
@@ -204,11 +209,9 @@ void queue_close(struct queue *q, struct queue_setup *ret)
 	queue_call(q);
 	if (ret) {
 		ret->next_avail = q->next_avail;
-		ret->next_used = q->next_used;
+		ret->next_used = queue_next_used(q);
 		if (q->packed && q->avail_state == pvring_avail(true))
 			ret->next_avail |= PVRING_WRAP;
-		if (q->packed && q->used_state == pvring_used(true))
-			ret->next_used |= PVRING_WRAP;
 	}
 	free_queue(q);
 }

@@ -79,6 +79,8 @@ unsigned queue_index(const struct queue *q);
 unsigned queue_size(const struct queue *q);
 unsigned queue_in_flight(const struct queue *q);
 bool queue_broken(const struct queue *q);
+/* Where the chain that is pushed next goes, in the form of queue_setup.next_used. Owner. */
+uint16_t queue_next_used(const struct queue *q);
 void *queue_priv(const struct queue *q);
 const struct queue_stats *queue_stats(const struct queue *q);
 

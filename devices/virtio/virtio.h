@@ -117,6 +117,16 @@ bool virtio_shares_memory(const void *options);
 		.offset = offsetof(struct virtio_options, queue_size),                             \
 		.help = "largest size of each queue" }
 
+/*
+ * What main and a device's workers tell each other of requests that are held until the machine goes
+ * on (virtio_type.retry, held).
+ */
+struct virtio_hold {
+	_Atomic uint32_t held;    /* workers; how many, over all queues */
+	_Atomic uint32_t retries; /* main; how often they were to be tried again */
+	_Atomic uint32_t changes; /* counted up before a queue is woken to look again */
+};
+
 /* What a new process of a device is given that belongs to this life, or to all of them. */
 struct virtio_life {
 	int tomb;   /* to be registered with all that may outlive the process (vmm/process.h) */
@@ -196,8 +206,23 @@ struct virtio_type {
 	 *   be NULL.
 	 */
 	bool may_fork;
+	/*
+	 * Its process may post these events beside VM_EVENT_DEVICE_ERROR: a set of 1 << enum
+	 * vm_event.
+	 */
+	unsigned may_post;
 	void (*fds)(const struct virtio_device *dev, void (*keep)(void *ctx, int fd), void *ctx);
 	int (*forked)(struct virtio_device *dev, const struct virtio_life *life, struct error *err);
+	/*
+	 * After that, when the loops of its workers are there: watch what is watched whether or not
+	 * queues run. `loop` is that of queue 0's worker. May be NULL.
+	 */
+	int (*begin)(struct virtio_device *dev, struct loop *loop, struct error *err);
+	/*
+	 * The machine's side, vCPU or main: the process has stopped a queue. Posts, does not wait.
+	 * May be NULL.
+	 */
+	void (*stopped)(struct virtio_device *dev);
 	/* Main; host fds are closed here. Half-built devices too. May be NULL. */
 	void (*destroy)(struct virtio_device *dev);
 };
@@ -219,6 +244,10 @@ struct virtio_device {
 	/* const after create: the worker of queue i runs on cpus[i % ncpus]; ncpus 0: anywhere */
 	const uint32_t *cpus;
 	uint32_t ncpus;
+	struct rate *group;                /* const after create; limits that other devices share; NULL */
+	/* const after create; whole pages that all lives of its process see, MADV_DONTFORK; NULL */
+	void *pages;
+	size_t pages_bytes;
 	/*
 	 * const after create: how long a worker that ran out of work looks for more before it
 	 * sleeps; 0: not at all
@@ -228,6 +257,8 @@ struct virtio_device {
 	const struct syscall_row *syscalls[VIRTIO_SYSCALL_TABLES];
 	const struct syscall_row *forked_syscalls; /* const after create: of type->forked() */
 	struct virtio_config config;
+	/* as the config image: our own, or where main and all lives of a process see it */
+	struct virtio_hold own_hold, *shared_hold;
 	struct queue *queues[VIRTIO_QUEUES_MAX]; /* running ones, else NULL; entry i: owner of queue i */
 	/*
 	 * const after create: who serves the queues (back.h), when it is not a worker of ours.
@@ -252,6 +283,11 @@ struct virtio_device {
 	void (*state_changed)(struct virtio_device *dev);
 	void *front;                       /* for those above only */
 };
+
+static inline struct virtio_hold *virtio_hold(const struct virtio_device *dev)
+{
+	return dev->shared_hold ? dev->shared_hold : (struct virtio_hold *)(uintptr_t)&dev->own_hold;
+}
 
 static inline bool virtio_has(const struct virtio_device *dev, unsigned bit)
 {

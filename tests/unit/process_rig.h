@@ -8,6 +8,7 @@
 
 #include <criterion/criterion.h>
 #include <dirent.h>
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <time.h>
@@ -17,6 +18,7 @@
 #include "tests/driver/vdriver.h"
 #include "tests/unit/virtio_rig.h"
 #include "vmm/options.h"
+#include "vmm/rate_group.h"
 
 enum { PRIG_QUEUES = 3, PRIG_SIZE = 32, PRIG_DEATHS = 1000 };
 enum { PRIG_RINGS = 0x10000, PRIG_RING_BYTES = 0x4000, PRIG_DATA = 0x40000 };
@@ -26,14 +28,17 @@ struct prig {
 	struct options *options;
 	struct process *process;
 	unsigned deaths;               /* that the keeper bears */
+	struct rate_groups *groups;    /* those of prig_groups */
 	struct vm_events events;
-	unsigned nevents;
-	char event[128];
+	unsigned posted[VM_EVENT_FAILED + 1]; /* of each event */
+	char event[128];         /* the last one's words */
 	uint64_t features;
 	struct vd_queue vd[PRIG_QUEUES];
 };
 
 static struct prig p;
+/* Values of --rate-group, set before prig_make(). */
+static const char *prig_groups;
 
 RIG int prig_take_process(const struct device_env *env, struct process *process, struct error *err)
 {
@@ -46,8 +51,7 @@ RIG int prig_take_process(const struct device_env *env, struct process *process,
 RIG void prig_on_event(void *ctx, enum vm_event event, const char *what)
 {
 	(void)ctx;
-	cr_assert_eq(event, VM_EVENT_DEVICE_ERROR);
-	p.nevents++;
+	p.posted[event]++;
 	snprintf(p.event, sizeof(p.event), "%s", what ? what : "");
 }
 
@@ -59,6 +63,28 @@ RIG struct front *prig_front(void)
 RIG struct back_process *prig_back(void)
 {
 	return (struct back_process *)prig_front()->back;
+}
+
+RIG int prig_find_group(const struct device_env *env, const char *name, struct rate **ret, struct error *err)
+{
+	(void)env, (void)err;
+	*ret = rate_groups_find(p.groups, name);
+	return *ret ? 0 : -ENOENT;
+}
+
+RIG void prig_make_groups(void)
+{
+	static const struct option_group *const groups[] = { &rate_group_options, NULL };
+	char *argv[] = { (char *)"test", (char *)"--rate-group", (char *)(uintptr_t)prig_groups, NULL };
+	struct options *o;
+
+	if (!prig_groups)
+		return;
+	cr_assert_eq(options_create(&o, groups), 0);
+	cr_assert_eq(options_parse_argv(o, 3, argv, &p.rig.err), 0, "%s", p.rig.err.text);
+	cr_assert_eq(rate_groups_create(&p.groups, o, &p.rig.err), 0, "%s", p.rig.err.text);
+	options_destroy(o);
+	p.rig.env.rate_group = prig_find_group;
 }
 
 /* The device's options as the command line would give them; then its process, without walls. */
@@ -76,6 +102,7 @@ RIG void prig_make(const struct device_type *row, const char *text, unsigned dea
 	p.rig.env.events = &p.events;
 	p.rig.env.process = prig_take_process;
 	p.rig.env.id = "_dev0";
+	prig_make_groups();
 	snprintf(flag, sizeof(flag), "--%s", row->options->flag);
 	snprintf(value, sizeof(value), "%s", text);
 	cr_assert_eq(options_create(&p.options, groups), 0);
@@ -92,6 +119,7 @@ RIG void prig_end(void)
 {
 	rig_fini(&p.rig);
 	options_destroy(p.options);
+	rate_groups_destroy(p.groups);
 }
 
 /* --- its processes --- */

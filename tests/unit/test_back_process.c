@@ -2,189 +2,11 @@
  * A disk in a process of its own, with a driver that checks all it reads: killed under load, stopped,
  * told nonsense and telling it, saved and loaded, given up.
  */
-#include <fcntl.h>
-#include <sys/wait.h>
+#include "tests/unit/process_disk.h"
 
-#include "devices/virtio/blk.h"
-#include "devices/virtio/types.h"
-#include "tests/unit/process_rig.h"
-#include "tests/unit/sealed.h"
+#include <errno.h>
+#include <sys/resource.h>
 
-enum { BLOCK = 4096, BLOCKS = 256, SLOT_BYTES = 2 * BLOCK, SLOTS = 24 };
-enum { PATIENCE_MS = 400, HANG_S = 30 };
-
-static char path[64];
-
-/* A request: header, data, status, in a place of its own of guest memory. */
-struct slot {
-	bool busy, write;
-	unsigned block;
-	uint32_t version;
-};
-static struct slot slots[PRIG_QUEUES][SLOTS];
-static uint32_t content[BLOCKS];         /* the version that each block has */
-static bool claimed[BLOCKS];
-static uint64_t asked, answered;
-
-static void disk(const char *more, unsigned deaths)
-{
-	char text[256];
-	int fd;
-
-	needs_filters();
-	strcpy(path, "/tmp/test_back_process.XXXXXX");
-	fd = mkstemp(path);
-	cr_assert(fd >= 0 && ftruncate(fd, BLOCKS * BLOCK) == 0);
-	close(fd);
-	memset(slots, 0, sizeof(slots));
-	memset(content, 0, sizeof(content));
-	memset(claimed, 0, sizeof(claimed));
-	asked = answered = 0;
-	snprintf(text, sizeof(text), "path=%s,queue_size=32,isolation=process%s", path, more);
-	prig_make(&virtio_blk_row, text, deaths);
-	prig_back()->patience_ms = PATIENCE_MS;
-}
-
-static void end(void)
-{
-	prig_end();
-	unlink(path);
-	cr_assert_eq(waitpid(-1, NULL, WNOHANG), -1, "a child is left");
-}
-
-static uint64_t place(unsigned queue, unsigned slot)
-{
-	return PRIG_DATA + ((uint64_t)queue * SLOTS + slot) * SLOT_BYTES;
-}
-
-static void fill(uint32_t *words, unsigned block, uint32_t version)
-{
-	for (unsigned i = 0; i < BLOCK / 4; i++)
-		words[i] = version ? version * 2654435761u + block * 40503u + i : 0;
-}
-
-static bool is_filled(const uint32_t *words, unsigned block, uint32_t version)
-{
-	static uint32_t want[BLOCK / 4];
-
-	fill(want, block, version);
-	return !memcmp(words, want, BLOCK);
-}
-
-static void ask(unsigned queue, unsigned n)
-{
-	struct slot *s = &slots[queue][n];
-	uint64_t at = place(queue, n);
-	struct blk_header *h = prig_at(at);
-	const struct vd_seg segs[] = { { at, sizeof(*h) }, { at + BLOCK, BLOCK }, { at + 64, 1 } };
-
-	do
-		s->block = (unsigned)rand() % BLOCKS;
-	while (claimed[s->block]);
-	s->busy = claimed[s->block] = true;
-	s->write = rand() % 2;
-	s->version = s->write ? content[s->block] + 1 : content[s->block];
-	*h = (struct blk_header){ .type = s->write ? BLK_T_OUT : BLK_T_IN, .sector = s->block * (BLOCK / BLK_SECTOR) };
-	*(uint8_t *)prig_at(at + 64) = 0xff;
-	if (s->write)
-		fill(prig_at(at + BLOCK), s->block, s->version);
-	else
-		memset(prig_at(at + BLOCK), 0xee, BLOCK);
-	cr_assert(vd_add(&p.vd[queue], segs, s->write ? 2 : 1, s->write ? 1 : 2, s));
-	asked++;
-}
-
-static void take(unsigned queue)
-{
-	uint32_t len;
-	void *cookie;
-	int r;
-
-	while ((r = vd_poll(&p.vd[queue], &cookie, &len)) == 1) {
-		struct slot *s = cookie;
-		uint64_t at = place(queue, (unsigned)(s - slots[queue]));
-
-		cr_assert(s->busy, "a request came back twice");
-		cr_assert_eq(*(uint8_t *)prig_at(at + 64), BLK_S_OK);
-		cr_assert_eq(len, s->write ? 1u : 1u + BLOCK);
-		cr_assert(s->write || is_filled(prig_at(at + BLOCK), s->block, s->version), "block %u", s->block);
-		content[s->block] = s->version;
-		s->busy = claimed[s->block] = false;
-		answered++;
-	}
-	cr_assert_eq(r, 0, "the device broke the ring's rules");
-}
-
-static void load(unsigned queues)
-{
-	for (unsigned q = 0; q < queues; q++) {
-		take(q);
-		for (unsigned n = 0; n < SLOTS; n++)
-			if (!slots[q][n].busy && p.vd[q].free >= 3)
-				ask(q, n);
-		vd_kick(&p.vd[q]);
-	}
-}
-
-static void finish(unsigned queues)
-{
-	double until = prig_now() + HANG_S;
-
-	while (answered < asked && prig_now() < until)
-		for (unsigned q = 0; q < queues; q++)
-			take(q);
-	cr_assert_eq(answered, asked, "%llu of %llu requests were answered", (unsigned long long)answered,
-		(unsigned long long)asked);
-}
-
-/* What the host's file says in the end. */
-static void check_file(void)
-{
-	static uint32_t words[BLOCK / 4];
-	int fd = open(path, O_RDONLY);
-
-	for (unsigned b = 0; b < BLOCKS; b++) {
-		cr_assert_eq(pread(fd, words, BLOCK, (off_t)b * BLOCK), BLOCK);
-		cr_assert(is_filled(words, b, content[b]), "block %u of the file", b);
-	}
-	close(fd);
-}
-
-static void run_for(unsigned queues, double seconds)
-{
-	double until = prig_now() + seconds;
-
-	while (prig_now() < until)
-		load(queues);
-}
-
-/* `times` kills under load, each at another moment; the longest time without an answer. */
-static double kill_under_load(unsigned queues, unsigned times)
-{
-	const volatile struct desk *desk = prig_back()->desk;
-	uint32_t lives;
-	double worst = 0;
-
-	for (unsigned i = 0; i < times; i++) {
-		uint64_t before;
-		double at;
-
-		run_for(queues, 0.001 * (1 + rand() % 8));
-		lives = desk->lives;
-		kill(prig_worker(), SIGKILL);
-		at = prig_now();
-		/* Sometimes the next one dies in its first moments. */
-		while (i % 4 && desk->lives == lives)
-			cr_assert_lt(prig_now() - at, HANG_S, "no life after kill %u", i);
-		before = answered;
-		while (answered == before) {
-			load(queues);
-			cr_assert_lt(prig_now() - at, HANG_S, "no answer after kill %u", i);
-		}
-		worst = MAX(worst, prig_now() - at);
-	}
-	return worst;
-}
 
 static void survives_kills(const char *options, unsigned queues, uint64_t features, unsigned times)
 {
@@ -282,7 +104,7 @@ Test(back_process, one_that_dies_again_and_again_is_given_up, .timeout = 60)
 	}
 	cr_assert(prig_wait_status(VIRTIO_S_NEEDS_RESET));
 	cr_assert_eq(waitpid(-1, NULL, WNOHANG), -1, "a zombie is left");
-	cr_assert_eq(p.nevents, 1);
+	cr_assert_eq(p.posted[VM_EVENT_DEVICE_ERROR], 1);
 	cr_assert(strstr(p.event, "gone for good"), "%s", p.event);
 	/* A reset does not bring it back, and says so again. */
 	front_set_status(prig_front(), 0);
@@ -303,6 +125,151 @@ Test(back_process, its_end_is_noticed_when_the_keeper_dies, .timeout = 60)
 	for (unsigned i = 0; i < 1000 && kill(pid, 0) == 0; i++)
 		usleep(1000);
 	cr_assert_neq(kill(pid, 0), 0, "it outlives its keeper");
+	end();
+}
+
+/* --- requests that are held (on_error=) --- */
+
+/* Its writes behind the first block fail, with EFBIG; or do not. */
+static void fail_writes(int pid, bool fail)
+{
+	const struct rlimit limit = { fail ? BLOCK : RLIM_INFINITY, RLIM_INFINITY };
+
+	cr_assert_eq(prlimit(pid, RLIMIT_FSIZE, &limit, NULL), 0);
+}
+
+static unsigned held(void)
+{
+	return p.rig.dev->ops->held(p.rig.dev);
+}
+
+/* Until main has heard of so many pauses; how many requests are held. */
+static unsigned until_paused(unsigned pauses)
+{
+	double until = prig_now() + HANG_S;
+
+	while (p.posted[VM_EVENT_PAUSE] < pauses) {
+		cr_assert_lt(prig_now(), until, "no event");
+		load(1);
+		prig_main(2000);
+	}
+	return held();
+}
+
+Test(back_process, what_failed_is_held_and_tried_again, .timeout = 60)
+{
+	disk(",on_error=pause", PRIG_DEATHS);
+	srand(11);
+	prig_drive(1, VD_F_EVENT_IDX);
+	fail_writes(prig_worker(), true);
+	cr_assert_gt(until_paused(1), 0);
+	/* Again without help: held again, and told again. */
+	p.rig.dev->ops->retry(p.rig.dev);
+	cr_assert_gt(until_paused(2), 0);
+	fail_writes(prig_worker(), false);
+	p.rig.dev->ops->retry(p.rig.dev);
+	finish(1);
+	cr_assert_eq(held(), 0);
+	cr_assert_eq(prig_back()->desk->lives, 1);
+	check_file();
+	end();
+}
+
+Test(back_process, what_is_held_when_it_dies_is_tried_and_held_by_the_next, .timeout = 60)
+{
+	disk(",on_error=pause", PRIG_DEATHS);
+	srand(12);
+	prig_drive(1, VD_F_PACKED);
+	fail_writes(prig_keeper(), true);
+	fail_writes(prig_worker(), true);
+	for (unsigned i = 0; i < 5; i++) {
+		unsigned before = p.posted[VM_EVENT_PAUSE];
+
+		cr_assert_gt(until_paused(before + 1), 0);
+		kill(prig_worker(), SIGKILL);
+	}
+	cr_assert_gt(until_paused(p.posted[VM_EVENT_PAUSE] + 1), 0);
+	/* One whose writes work needs no retry() for them. */
+	fail_writes(prig_keeper(), false);
+	kill(prig_worker(), SIGKILL);
+	finish(1);
+	cr_assert_eq(held(), 0);
+	check_file();
+	end();
+}
+
+/* --- limits that are shared --- */
+
+/* The inode of what lies at `at` in this process; 0: nothing that is shared. */
+static unsigned long inode_at(int pid, const void *at)
+{
+	char name[64], line[256];
+	unsigned long from, to, inode, found = 0;
+	FILE *f;
+
+	snprintf(name, sizeof(name), "/proc/%d/maps", pid);
+	f = fopen(name, "r");
+	cr_assert_not_null(f);
+	while (fgets(line, sizeof(line), f))
+		if (sscanf(line, "%lx-%lx %*s %*s %*s %lu", &from, &to, &inode) == 3 && (uintptr_t)at >= from && (uintptr_t)at < to)
+			found = inode;
+	fclose(f);
+	return found;
+}
+
+/* In its worker's process, too, there is what we have at this place. */
+static bool is_seen(const void *at)
+{
+	unsigned long ours = inode_at(getpid(), at);
+
+	cr_assert_neq(ours, 0);
+	return inode_at(prig_worker(), at) == ours;
+}
+
+Test(back_process, a_limit_of_a_group_holds_over_all_its_lives, .timeout = 60)
+{
+	enum { OPS = 40, REFILL_MS = 400 };
+	struct rate *group;
+	double begin, spent;
+
+	prig_groups = "name=g,ops_size=40,ops_refill_time=400";
+	disk(",rate_group=g", PRIG_DEATHS);
+	group = rate_groups_find(p.groups, "g");
+	prig_drive(1, VD_F_EVENT_IDX);
+	begin = prig_now();
+	for (unsigned i = 0; i < 20; i++) {
+		uint32_t lives = prig_back()->desk->lives;
+
+		run_for(1, 0.03);
+		kill(prig_worker(), SIGKILL);
+		while (*(volatile uint32_t *)&prig_back()->desk->lives == lives)
+			cr_assert_lt(prig_now() - begin, HANG_S);
+	}
+	cr_assert_neq(group->shared[RATE_OPS].full_at, 0, "main sees what its process has charged");
+	spent = prig_now() - begin;
+	/* What a life had begun and did not answer is begun, and charged, again. */
+	cr_assert_lt(answered, OPS + OPS * spent * 1000 / REFILL_MS + 2, "%llu in %f s", (unsigned long long)answered, spent);
+	cr_assert_gt(answered, OPS);
+	/* The other way round: others of the group used it up. */
+	finish(1);
+	rate_charge(group, 0, 10 * OPS, rate_now());
+	begin = prig_now();
+	load(1);
+	finish(1);
+	cr_assert_gt(prig_now() - begin, 2.0, "it took %f s", prig_now() - begin);
+	check_file();
+	end();
+}
+
+Test(back_process, a_group_is_seen_by_its_own_devices_only, .timeout = 60)
+{
+	prig_groups = "name=g,ops_size=40,ops_refill_time=400";
+	disk("", PRIG_DEATHS);
+	cr_assert_not(is_seen(rate_groups_find(p.groups, "g")->shared));
+	cr_assert(is_seen(prig_back()->desk));
+	end();
+	disk(",rate_group=g", PRIG_DEATHS);
+	cr_assert(is_seen(rate_groups_find(p.groups, "g")->shared));
 	end();
 }
 
@@ -364,6 +331,7 @@ Test(back_process, nonsense_from_the_process_harms_nobody_else, .timeout = 60)
 		prig_main(50);
 	}
 	cr_assert_geq(strlen(p.event), DESK_EVENT_MAX - 1);
+	cr_assert_eq(p.posted[VM_EVENT_HANG_UP], 0, "a disk ends no machine");
 	cr_assert(front_status(prig_front()) & VIRTIO_S_NEEDS_RESET);
 	for (unsigned i = 0; i < 2000 && d->lives < 2; i++)
 		usleep(1000);

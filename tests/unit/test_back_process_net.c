@@ -13,6 +13,7 @@
 
 #include "devices/virtio/net.h"
 #include "devices/virtio/types.h"
+#include "tests/unit/pcapng.h"
 #include "tests/unit/process_rig.h"
 #include "tests/unit/sealed.h"
 
@@ -300,27 +301,33 @@ Test(back_process_net, what_commands_set_survives_a_death, .timeout = 60)
 	end();
 }
 
-static void refused(const char *text, const char *words)
+Test(back_process_net, what_passes_any_life_is_captured, .timeout = 60)
 {
-	const struct option_group *const groups[] = { virtio_net_row.options, NULL };
-	char value[256];
-	char *argv[] = { (char *)"test", (char *)"--net", value, NULL };
-	struct options *o;
-	struct device *dev = NULL;
-	struct rig rig;
+	const volatile struct desk *desk;
+	char path[] = "/tmp/test_capture.XXXXXX", more[64];
+	struct seen in_file;
 
-	rig_init(&rig);
-	snprintf(value, sizeof(value), "%s,isolation=process", text);
-	cr_assert_eq(options_create(&o, groups), 0);
-	cr_assert_eq(options_parse_argv(o, 3, argv, &rig.err), 0, "%s", rig.err.text);
-	cr_assert_lt(virtio_net_row.create(&dev, &rig.env, options_get(o, "net", 0), &rig.err), 0);
-	cr_assert(strstr(rig.err.text, words), "%s", rig.err.text);
-	options_destroy(o);
-	rig_fini(&rig);
-}
+	close(mkstemp(path));
+	snprintf(more, sizeof(more), ",capture=%s", path);
+	interface(more);
+	rig_run_workers(&p.rig);
+	desk = prig_back()->desk;
+	prig_drive(2, VD_F_EVENT_IDX);
+	run_for(0.02);
+	for (unsigned i = 0; i < 5; i++) {
+		uint32_t lives = desk->lives, was_answered;
 
-Test(back_process_net, what_a_process_cannot_have_is_refused_with_a_sentence)
-{
-	refused("user", "passt");
-	refused("tap=mvproc1,capture=/tmp/none", "captured by threads");
+		kill(prig_worker(), SIGKILL);
+		for (double until = prig_now() + HANG_S; desk->lives == lives;)
+			cr_assert_lt(prig_now(), until);
+		was_answered = answered;
+		for (double until = prig_now() + HANG_S; answered < was_answered + SLOTS; run_for(0.001))
+			cr_assert_lt(prig_now(), until);
+	}
+	end();
+	in_file = read_back(path);
+	unlink(path);
+	cr_assert_geq(in_file.packets + in_file.dropped, answered + received, "%u and %llu of %u and %u", in_file.packets,
+		(unsigned long long)in_file.dropped, answered, received);
+	cr_assert_geq(in_file.statistics, 1);
 }

@@ -595,7 +595,7 @@ Test(blk, a_failed_flush_is_told_and_stays)
 
 	setup(&f);
 	raw = container_of(f.blk->disk, struct raw_disk, disk);
-	atomic_store(&raw->flush_failed, true);
+	atomic_store(&raw->own_kept.flush_failed, true);
 	cr_assert_eq(request(&f, BLK_T_FLUSH, 0, 0, 0), BLK_S_IOERR);
 	cr_assert_eq(request(&f, BLK_T_FLUSH, 0, 0, 0), BLK_S_IOERR);
 	cr_assert_eq(f.rig->nevents, 1);

@@ -87,6 +87,19 @@ Test(blk_rate, a_refill_lets_them_pass_by_and_by)
 	teardown(&f);
 }
 
+Test(blk_rate, when_none_waits_any_more_the_driver_is_asked_to_kick)
+{
+	const struct vd_seg segs[] = { { HEADER, 16 }, { OUT, 512 }, { STATUS, 1 } };
+	struct fixture f;
+
+	setup_with(&f, ",ops_size=2,ops_refill_time=10", READS | VD_F_EVENT_IDX);
+	send_reads(&f, 9);
+	come_at_last(&f, 9);
+	cr_assert(vd_add(&f.h->vd, segs, 1, 2, &f));
+	cr_assert(vd_kick(&f.h->vd), "the device would never hear of it");
+	teardown(&f);
+}
+
 Test(blk_rate, a_burst_comes_once_on_top)
 {
 	struct fixture f;

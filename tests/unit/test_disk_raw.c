@@ -687,7 +687,7 @@ Test(disk_raw_op, a_sync_write_ends_with_a_flush)
 	cr_assert_eq(raw_op_next(&d, &rq).kind, OP_SYNC);
 	cr_assert_eq(raw_op_result(&d, &rq, 0, &result), RAW_DONE);
 	cr_assert_eq(result, 0);
-	cr_assert_not(d.flush_failed);
+	cr_assert_not(d.own_kept.flush_failed);
 }
 
 Test(disk_raw_op, interruptions_without_progress_end)

@@ -298,7 +298,7 @@ Test(qcow2, a_failed_flush_is_remembered)
 	rig_open(&r, (struct disk_config){ .format = DISK_FORMAT_QCOW2 });
 	cr_assert_eq(rig_transfer(&r, DISK_WRITE, 0, buf, 512), 0);
 	cr_assert_eq(rig_run(&r, &flush), 0);
-	atomic_store(&((struct raw_disk *)((struct qcow2 *)r.disk)->file)->flush_failed, true);
+	atomic_store(&((struct raw_disk *)((struct qcow2 *)r.disk)->file)->own_kept.flush_failed, true);
 	cr_assert_eq(rig_run(&r, &flush), -ENOTRECOVERABLE);
 	cr_assert_eq(rig_transfer(&r, DISK_WRITE, 512 * KIB, buf, 512), 0);
 	cr_assert_eq(rig_run(&r, &flush), -ENOTRECOVERABLE, "also with tables to write");

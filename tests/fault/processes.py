@@ -1,0 +1,195 @@
+"""Faults of devices' own processes (isolation=process): killed, stopped, with their keeper, while requests are held; and what
+becomes of an image whose process, or whole machine, is killed in the middle of writing."""
+import os
+import signal
+import subprocess
+import time
+
+from cell import DEVICE, PAUSED, UNAFFECTED, Cell, Writer, expect, make_disk
+from devices import echo, workers
+from disks import after, killed, stopped
+from host_side import Link, quiet
+from machine import HANG
+
+KILLS = 6
+ROUNDS = 30
+
+
+def worker_of(process, name, other_than=0):
+    """The pid of a device's process, when it has one again."""
+    end = time.monotonic() + HANG
+    while True:
+        pid = workers(process.p.pid).get(name, 0)
+        if pid and pid != other_than:
+            return pid
+        expect(time.monotonic() < end and process.p.poll() is None, f"no process {name}\n{process.output[-2000:]}")
+        time.sleep(0.002)
+
+
+def kill_worker(process, name):
+    pid = worker_of(process, name)
+    os.kill(pid, signal.SIGKILL)
+    return worker_of(process, name, pid)
+
+
+def disk(path, form, more=""):
+    return "--disk", f"path={path},format={form},isolation=process{more}"
+
+
+def killed_under_load(form, more="", base=None):
+    """All that was written and answered is there, though most of it was never flushed."""
+    def case(bench):
+        path = bench.path("victim")
+        make_disk(path, base or form)
+        w = Writer(bench, *disk(path, base or form, more), cmdline=f"rounds={ROUNDS}")
+        w.sound(1)
+        w.go(ROUNDS - 1)
+        for _ in range(KILLS):
+            kill_worker(w.p, "_disk0_q0")
+        w.sound(ROUNDS)
+        w.go(ROUNDS)
+        w.end()
+        expect(w.p.output.count("was ended by signal 9; starting another") >= KILLS, w.p.output[-2000:])
+        if "ephemeral" not in more:
+            after(path, form, (ROUNDS,))
+    return case
+
+
+def hung(form):
+    """The process stands still for a while: so do its requests, and nothing else."""
+    def case(bench):
+        path = bench.path("victim")
+        make_disk(path, form)
+        w = Writer(bench, *disk(path, form))
+        w.sound(1)
+        pid = worker_of(w.p, "_disk0_q0")
+        os.kill(pid, signal.SIGSTOP)
+        w.go(1)
+        time.sleep(1)
+        expect(w.at() < 2, "it is stopped")
+        quiet(w.p)
+        os.kill(pid, signal.SIGCONT)
+        w.sound(2)
+        w.go(2)
+        w.sound(3)
+        w.go(3)
+        w.end()
+        after(path, form, (3,))
+    return case
+
+
+def full_and_killed(form):
+    """The machine waits for room, and whoever holds its requests is killed meanwhile."""
+    def case(bench):
+        os.mkdir(bench.path("small"))
+        mount = ["mount", "-t", "tmpfs"]
+        subprocess.run([*mount, "-o", "size=1M", "tmpfs", bench.path("small")], check=True)
+        try:
+            path = bench.path("small/victim")
+            make_disk(path, form)
+            w = Writer(bench, *disk(path, form, ",on_error=enospc"))
+            w.sound(1)
+            room = os.statvfs(path).f_bavail * os.statvfs(path).f_frsize
+            with open(bench.path("small/filler"), "wb") as f:
+                f.write(bytes(max(0, room - (64 << 10))))
+            w.go(1)
+            w.p.wait_for("the machine is paused")
+            kill_worker(w.p, "_disk0_q0")
+            subprocess.run([*mount, "-o", "remount,size=64M", "tmpfs", bench.path("small")], check=True)
+            kill_worker(w.p, "_disk0_q0")
+            w.p.signal(signal.SIGUSR2)
+            w.sound(2)
+            w.go(2)
+            w.sound(3)
+            w.go(3)
+            w.end()
+            after(path, form, (3,))
+        finally:
+            bench.end_all()
+            subprocess.run(["umount", "-l", bench.path("small")], check=True)
+    return case
+
+
+def keeper_killed(bench):
+    """Nobody starts it again: the disk has failed, the machine has not."""
+    path = bench.path("victim")
+    make_disk(path, "raw")
+    p = bench.guest_start("test=spin", *disk(path, "raw"))
+    p.wait_for("spinning")
+    with open(f"/proc/{worker_of(p, '_disk0_q0')}/stat") as f:
+        os.kill(int(f.read().rsplit(")", 1)[1].split()[1]), signal.SIGKILL)
+    p.wait_for("gone for good")
+    p.signal(signal.SIGTERM)
+    expect(p.finish() == 0, p.output)
+
+
+def console_killed(bench):
+    """The next life has the socket, and serves who connects then."""
+    data = os.urandom(200 * 1024)
+    p = bench.guest_start(f"test=console transport=pci packed=1 count={len(data)}", "--console",
+                          f"socket={bench.path('console')},transport=pci,isolation=process")
+    p.wait_for("listening")
+    for _ in range(KILLS):
+        kill_worker(p, "_console0_q0")
+    got = echo(bench.connect(bench.path("console")), data)
+    status = p.finish()
+    expect(got == data, f"{len(got)} of {len(data)} bytes came back, or others")
+    bench.judge(p.output, status)
+    expect(not os.path.exists(bench.path("console")), "the socket is left behind")
+
+
+def console_hung(bench):
+    data = os.urandom(100 * 1024)
+    p = bench.guest_start(f"test=console transport=pci packed=0 count={len(data)}", "--console",
+                          f"socket={bench.path('console')},transport=pci,isolation=process")
+    p.wait_for("listening")
+    pid = worker_of(p, "_console0_q0")
+    sock = bench.connect(bench.path("console"))
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(0.5)
+    quiet(p)
+    os.kill(pid, signal.SIGCONT)
+    expect(echo(sock, data) == data, "other bytes came back")
+    status = p.finish()
+    bench.judge(p.output, status)
+
+
+def link_killed(options, answers, answered):
+    def case(bench):
+        network = bench.network()
+        link = Link(bench, "--net", f"{options},isolation=process", answers=answers, within=network.inside())
+        link.stage(1, up=1, answered=answered)
+        for number in (2, 3):
+            for _ in range(3):
+                kill_worker(link.p, "_net1_qp0")
+            time.sleep(0.1)
+            link.go(number - 1)
+            link.stage(number, up=1, answered=answered if number == 3 else None)
+        link.go(3)
+        link.end()
+    return case
+
+
+def in_process(form, case):
+    """A cell of another file, with its disk in a process."""
+    def run(bench):
+        start = bench.guest_start
+        bench.guest_start = lambda words, *options, **how: start(
+            words, *(o + ",isolation=process" if o.endswith(f"format={form}") else o for o in options), **how)
+        case(bench)
+    return run
+
+
+def cells():
+    for form in ("raw", "qcow2"):
+        yield Cell("SIGKILL", f"{form} process", UNAFFECTED, killed_under_load(form))
+        yield Cell("SIGSTOP", f"{form} process", UNAFFECTED, hung(form))
+        yield Cell("ENOSPC, and SIGKILL", f"{form} process", PAUSED, full_and_killed(form))
+        yield Cell("SIGKILL of the machine", f"{form} process", "what was flushed is there", in_process(form, killed(form, signal.SIGKILL)))
+        yield Cell("SIGSTOP of the machine", f"{form} process", UNAFFECTED, in_process(form, stopped(form)))
+    yield Cell("SIGKILL", "ephemeral process", UNAFFECTED, killed_under_load("qcow2", ",ephemeral=on", "raw"))
+    yield Cell("SIGKILL of its keeper", "raw process", DEVICE, keeper_killed)
+    yield Cell("SIGKILL", "console process", UNAFFECTED, console_killed)
+    yield Cell("SIGSTOP", "console process", UNAFFECTED, console_hung)
+    yield Cell("SIGKILL", "tap process", UNAFFECTED, link_killed("tap=tap0", 0b1010, 20))
+    yield Cell("SIGKILL", "passt process", UNAFFECTED, link_killed("user=on", 0, None))
