@@ -219,7 +219,7 @@ static int use_direct(struct raw_disk *d, int fd)
 	d->direct = true;
 	learn_alignment(d);
 	d->mem_mask = d->mem_align - 1;
-	d->file_mask = d->file_align - 1;
+	d->file_mask |= d->file_align - 1;
 	return 0;
 }
 
@@ -370,8 +370,7 @@ int disk_raw_open(struct disk **ret, const struct disk_raw_config *config, struc
 	d->image = config->image;
 	d->disk.slow_syscalls = raw_slow_syscalls;
 	d->fd = d->buffered_fd = d->life_fd = d->eol_fd = -1;
-	/* Each write may make an image longer. */
-	d->quick = config->image ? DISK_READ : DISK_WRITE;
+	d->file_mask = DISK_SECTOR - 1;
 	r = open_file(config, err);
 	if (r < 0)
 		goto fail;

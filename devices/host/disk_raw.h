@@ -41,7 +41,8 @@ struct raw_disk {
 	bool direct, plain, image, forks; /* const; see disk_raw_config */
 	bool is_file;                   /* const; not a device */
 	uint32_t mem_align, file_align; /* const; what O_DIRECT asks of addresses and of offsets */
-	uint32_t mem_mask, file_mask;   /* const; those less 1, and 0 unless direct: all goes */
+	/* const; those less 1; unless direct any address goes, and offsets of whole sectors */
+	uint32_t mem_mask, file_mask;
 	int life_fd, eol_fd;            /* const; an eMMC's wear, in sysfs; -1: none */
 	struct iovec *fixed;            /* const; registered with each ring, by index */
 	unsigned nfixed;                /* const */
@@ -49,7 +50,6 @@ struct raw_disk {
 	_Atomic bool flush_failed;      /* any queue; never cleared */
 	/* const; where that is instead, for the processes after this one; NULL: above */
 	_Atomic bool *kept_flush_failed;
-	enum disk_op quick;             /* const; the last kind of request with nothing to note at its end */
 	/* any queue; the file cannot zero a range, do not ask again */
 	_Atomic bool no_zero_range;
 };
