@@ -10,7 +10,7 @@ packages="$packages passt"
 # Tests: unit tests, fuzzers, the compilers that judge our tables (ASL, device tree), system call counts, protocol models,
 # memcheck, AFL++.
 packages="$packages libcriterion-dev clang libclang-rt-14-dev acpica-tools device-tree-compiler strace spin python3 git
-	ethtool tcpdump valgrind afl++"
+	ethtool tcpdump valgrind afl++ fio iperf3"
 # Images: Debian's kernels and a Debian disk, made without root.
 packages="$packages mmdebstrap uidmap busybox-static cpio kmod e2fsprogs xz-utils zstd lz4 iproute2 procps"
 # The nested rig, and QEMU's own judgement of disk images, from backports.

@@ -24,7 +24,7 @@ enum { EVENTS_PER_ROUND = 32 };
 /* What every loop has in store: its own sources, those of a few quiet devices, their messages. */
 enum { STORE_SOURCES = 24, STORE_MESSAGES = 16 };
 
-enum source_kind { SOURCE_FD, SOURCE_EVENTFD, SOURCE_TIMER };
+enum source_kind { SOURCE_FD, SOURCE_EVENTFD, SOURCE_BELL, SOURCE_TIMER };
 
 struct loop_source {
 	struct loop *loop;
@@ -32,7 +32,7 @@ struct loop_source {
 	int fd;
 	bool dead, muted;
 	loop_fn *fn;          /* SOURCE_FD */
-	loop_msg_fn *simple;  /* SOURCE_EVENTFD, SOURCE_TIMER */
+	loop_msg_fn *simple;  /* SOURCE_EVENTFD, SOURCE_BELL, SOURCE_TIMER */
 	void *ctx;
 	struct loop_source *next;
 };
@@ -281,6 +281,13 @@ int loop_add_eventfd(struct loop *loop, int fd, loop_msg_fn *fn, void *ctx, stru
 		ret);
 }
 
+int loop_add_bell(struct loop *loop, int fd, loop_msg_fn *fn, void *ctx, struct loop_source **ret)
+{
+	return source_add(loop,
+		(struct loop_source){ .kind = SOURCE_BELL, .fd = fd, .simple = fn, .ctx = ctx },
+		EPOLLIN | EPOLLET, ret);
+}
+
 int loop_timer_add(struct loop *loop, loop_timer_fn *fn, void *ctx, struct loop_source **ret)
 {
 	int fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK), r;
@@ -402,7 +409,7 @@ static void dispatch(struct loop_source *s, uint32_t events)
 		return;
 	if (s->kind == SOURCE_FD)
 		s->fn(s->ctx, from_epoll(events));
-	else if (read(s->fd, &count, sizeof(count)) == sizeof(count))
+	else if (s->kind == SOURCE_BELL || read(s->fd, &count, sizeof(count)) == sizeof(count))
 		s->simple(s->ctx);
 }
 

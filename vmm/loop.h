@@ -61,6 +61,14 @@ void loop_remove(struct loop_source *source);
 int loop_add_eventfd(struct loop *loop, int fd, loop_msg_fn *fn, void *ctx,
 	struct loop_source **ret) NEEDS_CHECK;
 
+/*
+ * The same without the read: epoll tells of each write to an eventfd anew (EPOLLET), so `fn` is
+ * called for what was written since its last call began, or before the fd was added. The count
+ * goes on, for nobody's use.
+ */
+int loop_add_bell(struct loop *loop, int fd, loop_msg_fn *fn, void *ctx,
+	struct loop_source **ret) NEEDS_CHECK;
+
 /* A timer on CLOCK_MONOTONIC; created stopped. Removed by loop_remove(). */
 int loop_timer_add(struct loop *loop, loop_timer_fn *fn, void *ctx, struct loop_source **ret) NEEDS_CHECK;
 /* First expiry `ns` from now (0 stops it), then every `period_ns` (0: once). Owner only. */

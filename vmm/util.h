@@ -98,6 +98,17 @@ static inline uint64_t get_le64(const void *p)
 	return v;
 }
 
+/* The same of memory that another may write meanwhile: one load each, whatever the compiler is. */
+static inline uint32_t load_u32(const void *p)
+{
+	return ((const volatile struct { uint32_t v; } __attribute__((packed)) *)p)->v;
+}
+
+static inline uint64_t load_u64(const void *p)
+{
+	return ((const volatile struct { uint64_t v; } __attribute__((packed)) *)p)->v;
+}
+
 static inline void put_le16(void *p, uint16_t v)
 {
 	memcpy(p, &v, sizeof(v));

@@ -24,6 +24,7 @@ struct disk;
 struct disk_queue;
 struct disk_slow;
 
+enum { DISK_SECTOR = 512 };
 enum disk_op { DISK_READ, DISK_WRITE, DISK_FLUSH, DISK_DISCARD, DISK_WRITE_ZEROES };
 
 /* Of a disk whose zones must be written from their beginning on (SMR, ZNS). 0 of a limit: none. */
@@ -166,9 +167,9 @@ static inline int disk_check(const struct disk_info *info, const struct disk_req
 	if (rq->op != DISK_READ && (rq->op == DISK_FLUSH || info->readonly))
 		return rq->op == DISK_FLUSH ? 0 : -EROFS;
 	/* len - 1 is huge for 0, and else below what is left of the disk from `offset` on */
-	if (!((rq->offset | rq->len) % 512) && rq->offset < size && rq->len - 1 < size - rq->offset)
+	if (!((rq->offset | rq->len) % DISK_SECTOR) && rq->offset < size && rq->len - 1 < size - rq->offset)
 		return 0;
-	return !rq->len || (rq->offset | rq->len) % 512 ? -EINVAL : -ERANGE;
+	return !rq->len || (rq->offset | rq->len) % DISK_SECTOR ? -EINVAL : -ERANGE;
 }
 
 struct disk_raw_config {

@@ -321,7 +321,6 @@ void nvme_init(struct nvme_disk *n)
 	n->raw.disk.ops = &nvme_ops;
 	n->raw.disk.main_syscalls = raw_main_syscalls;
 	n->raw.pass = &nvme_pass;
-	n->raw.quick = DISK_WRITE;
 	n->raw.fd = n->raw.buffered_fd = n->raw.life_fd = n->raw.eol_fd = -1;
 	/* No transfer is one that the kernel knows. */
 	n->raw.mem_mask = n->raw.file_mask = UINT32_MAX;

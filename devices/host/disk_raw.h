@@ -48,14 +48,14 @@ struct raw_disk {
 	bool direct, plain, image, forks; /* const; see disk_raw_config */
 	bool is_file;                   /* const; not a device */
 	uint32_t mem_align, file_align; /* const; what O_DIRECT asks of addresses and of offsets */
-	uint32_t mem_mask, file_mask;   /* const; those less 1, and 0 unless direct: all goes */
+	/* const; those less 1; unless direct any address goes, and offsets of whole sectors */
+	uint32_t mem_mask, file_mask;
 	int life_fd, eol_fd;            /* const; an eMMC's wear, in sysfs; -1: none */
 	struct iovec *fixed;            /* const; registered with each ring, by index */
 	unsigned nfixed;                /* const */
 	unsigned ring_level;            /* const; see disk_raw_config */
 	/* const; own, or where all lives of a process see it */
 	struct raw_kept own_kept, *shared_kept;
-	enum disk_op quick;             /* const; the last kind of request with nothing to note at its end */
 	/* any queue; the file cannot zero a range, do not ask again */
 	_Atomic bool no_zero_range;
 };

@@ -34,6 +34,7 @@ struct disk_queue {
 	struct disk_events events;   /* const */
 	unsigned depth;              /* const */
 	bool has_ring;               /* const */
+	unsigned nplain;             /* const; raw_queue_start() takes: 1 reads, 2 writes, too */
 	struct io_uring ring;        /* owner */
 	unsigned in_flight;          /* owner; started, not done */
 	bool enabled, inside;        /* owner; inside: submit() is on the stack */
@@ -109,6 +110,23 @@ static void finish(struct disk_queue *q, struct disk_request *rq, int result)
 	q->events.done(q->events.ctx, rq, result);
 }
 
+/*
+ * What an entry of the ring says of its request: the pointer, and whether there is more to its end
+ * than that all bytes moved.
+ */
+enum { ENTRY_MORE = 1 };
+_Static_assert(_Alignof(struct disk_request) > ENTRY_MORE, "a bit of the pointer that is free");
+
+static inline uint64_t entry_of(struct disk_request *rq, unsigned more)
+{
+	return (uintptr_t)rq | more;
+}
+
+static inline struct disk_request *entry_request(uint64_t entry)
+{
+	return (struct disk_request *)(uintptr_t)(entry & ~(uint64_t)ENTRY_MORE);
+}
+
 /* Give the request's next operation to the ring or to the list. */
 static void issue(struct disk_queue *q, struct disk_request *rq)
 {
@@ -130,50 +148,50 @@ static void issue(struct disk_queue *q, struct disk_request *rq)
 		q->disk->pass->to_sqe(q->disk, rq, &op, sqe);
 	else
 		op_to_sqe(sqe, &op);
-	io_uring_sqe_set_data(sqe, rq);
+	sqe->user_data = entry_of(rq, ENTRY_MORE);
 }
 
-/* The first 8 bytes of an entry. */
-struct sqe_head {
-	uint8_t opcode, flags;
-	uint16_t ioprio;
-	int32_t fd;
-};
-_Static_assert(offsetof(struct io_uring_sqe, fd) == offsetof(struct sqe_head, fd), "io_uring.h");
+/* The first 8 bytes of a transfer's entry, as one number: opcode, flags, priority, file. */
+_Static_assert(offsetof(struct io_uring_sqe, flags) == 1 && offsetof(struct io_uring_sqe, fd) == 4, "io_uring.h");
+_Static_assert(offsetof(struct io_uring_sqe, rw_flags) == offsetof(struct io_uring_sqe, len) + 4,
+	"io_uring.h");
+_Static_assert(IORING_OP_WRITE - IORING_OP_READ == DISK_WRITE - DISK_READ, "io_uring.h");
+static inline uint64_t transfer_head(enum disk_op op)
+{
+	return (uint64_t)FILE_MAIN << 32 | IOSQE_FIXED_FILE << 8 | (IORING_OP_READ - DISK_READ + (unsigned)op);
+}
+
+/* A transfer whose buffer is one piece and good for the file: nearly all are. */
+static inline bool is_one_piece(const struct raw_disk *d, const struct disk_request *rq)
+{
+	return rq->iovcnt == 1 && rq->len <= INT_MAX &&
+		!(((rq->offset | rq->len) & d->file_mask) | ((uintptr_t)rq->iov->iov_base & d->mem_mask));
+}
 
 /*
- * What raw_op_begin(), raw_op_next() and issue() do for a transfer that begins, where its buffer is
- * one piece and good for the file: nearly all are. false: it is another one.
+ * What raw_op_next() and issue() do, for such a transfer that begins.
  *
  * An entry keeps what it was last used for, and what no operation of ours sets stays 0; so only the
  * first 40 bytes are written. There is always one free, see issue().
  */
-static inline bool issue_transfer(struct disk_queue *q, struct disk_request *rq)
+static inline void put_transfer(struct disk_queue *q, struct disk_request *rq, unsigned more)
 {
-	static const struct sqe_head heads[] = {
-		[DISK_READ] = { IORING_OP_READ, IOSQE_FIXED_FILE, 0, FILE_MAIN },
-		[DISK_WRITE] = { IORING_OP_WRITE, IOSQE_FIXED_FILE, 0, FILE_MAIN },
-	};
 	const struct raw_disk *d = q->disk;
-	const struct iovec *v = rq->iov;
+	const uint64_t offset = rq->offset, len = rq->len, entry = entry_of(rq, more);
 	struct io_uring_sq *sq = &q->ring.sq;
-	struct io_uring_sqe *sqe;
+	const unsigned tail = sq->sqe_tail;
+	struct io_uring_sqe *sqe = &sq->sqes[tail & sq->ring_mask];
+	const void *at = rq->iov->iov_base;
 
-	if (!q->has_ring || rq->op > DISK_WRITE || rq->iovcnt != 1 || v->iov_len > INT_MAX ||
-		(((rq->offset | rq->len) & d->file_mask) | ((uintptr_t)v->iov_base & d->mem_mask)))
-		return false;
-	raw_transfer_begin(rq);
+	put_le64(sqe, transfer_head(rq->op));
+	sq->sqe_tail = tail + 1;
 	q->in_flight++;
-	sqe = &sq->sqes[sq->sqe_tail++ & sq->ring_mask];
-	memcpy(sqe, &heads[rq->op], sizeof(heads[0]));
-	sqe->off = rq->offset;
-	sqe->addr = (uintptr_t)v->iov_base;
-	sqe->len = (uint32_t)v->iov_len;
-	sqe->rw_flags = 0;
-	sqe->user_data = (uintptr_t)rq;
+	sqe->off = offset;
+	sqe->addr = (uintptr_t)at;
+	put_le64(&sqe->len, len); /* and no rw_flags, which lie behind */
+	sqe->user_data = entry;
 	if (d->nfixed)
 		raw_fixed_use(d, sqe);
-	return true;
 }
 
 static bool makes_stable(const struct disk_request *rq)
@@ -193,10 +211,14 @@ static void take_result(struct disk_queue *q, struct disk_request *rq, ssize_t r
 		finish(q, rq, result);
 }
 
-/* A whole transfer in one operation, with nothing to follow; its length is no error's number. */
-static inline bool all_done(const struct disk_queue *q, const struct disk_request *rq, int res)
+static __attribute__((noinline)) void take_entry(struct disk_queue *q, uint64_t entry, int res)
 {
-	return (uint64_t)(int64_t)res == rq->len && rq->op <= q->disk->quick && !rq->sync;
+	struct disk_request *rq = entry_request(entry);
+
+	/* raw_queue_start() left that to us. */
+	if (!(entry & ENTRY_MORE))
+		raw_transfer_begin(rq);
+	take_result(q, rq, res);
 }
 
 /* In place: what done() starts meanwhile goes to the other ring, and nobody else reaps. */
@@ -209,14 +231,20 @@ static void reap(struct disk_queue *q)
 
 	/* Acquire: the entries before the tail that the kernel released. */
 	while (head != (tail = __atomic_load_n(cq->ktail, __ATOMIC_ACQUIRE))) {
+		q->finished = true;
 		for (; head != tail; head++) {
 			const struct io_uring_cqe *cqe = &cqes[head & mask];
-			struct disk_request *rq = (struct disk_request *)(uintptr_t)cqe->user_data;
+			const uint64_t entry = cqe->user_data;
+			/* Without that bit. */
+			struct disk_request *rq = (struct disk_request *)(uintptr_t)entry;
 
-			if (all_done(q, rq, cqe->res))
-				finish(q, rq, 0);
-			else
-				take_result(q, rq, cqe->res);
+			/* All bytes of a whole transfer; its length is no error's number. */
+			if (!(entry & ENTRY_MORE) && (uint64_t)(int64_t)cqe->res == rq->len) {
+				q->in_flight--;
+				q->events.done(q->events.ctx, rq, 0);
+			} else {
+				take_entry(q, entry, cqe->res);
+			}
 		}
 		/* Release: the kernel may write over them from here on. */
 		__atomic_store_n(cq->khead, head, __ATOMIC_RELEASE);
@@ -230,7 +258,7 @@ static void reap_pass(struct disk_queue *q)
 	unsigned head, n = 0;
 
 	io_uring_for_each_cqe(&q->ring, head, cqe) {
-		struct disk_request *rq = io_uring_cqe_get_data(cqe);
+		struct disk_request *rq = entry_request(cqe->user_data);
 		ssize_t res = cqe->res;
 
 		if (q->disk->pass->result(q->disk, rq, &res))
@@ -327,15 +355,7 @@ static void on_ring(void *ctx, unsigned events)
 	rounds(ctx, false);
 }
 
-static __attribute__((noinline)) int start_unusual(struct disk_queue *q, struct disk_request *rq)
-{
-	raw_op_begin(q->disk, rq);
-	q->in_flight++;
-	issue(q, rq);
-	return 0;
-}
-
-int raw_queue_start(struct disk_queue *q, struct disk_request *rq)
+static __attribute__((noinline)) int start_other(struct disk_queue *q, struct disk_request *rq)
 {
 	int r = disk_check(&q->disk->info, rq);
 
@@ -344,10 +364,32 @@ int raw_queue_start(struct disk_queue *q, struct disk_request *rq)
 	if (q->in_flight == q->depth)
 		return -EBUSY;
 	/* Before an image grows over what somebody cut off. */
-	if (q->disk->quick == DISK_READ && rq->op != DISK_READ &&
+	if (q->disk->image && rq->op != DISK_READ &&
 		rq->offset + rq->len > q->disk->info.stored && !raw_disk_is_whole(q->disk))
 		return -EIO;
-	return issue_transfer(q, rq) ? 0 : start_unusual(q, rq);
+	raw_op_begin(q->disk, rq);
+	if (q->has_ring && rq->op <= DISK_WRITE && is_one_piece(q->disk, rq)) {
+		put_transfer(q, rq, ENTRY_MORE);
+		return 0;
+	}
+	q->in_flight++;
+	issue(q, rq);
+	return 0;
+}
+
+/* A transfer that the disk has nothing against, as disk_check() has it, and that fits an entry. */
+int raw_queue_start(struct disk_queue *q, struct disk_request *rq)
+{
+	const struct raw_disk *d = q->disk;
+	const uint64_t size = __atomic_load_n(&d->info.size, __ATOMIC_RELAXED);
+	const uint64_t offset = rq->offset;
+
+	/* len - 1 is huge for 0 */
+	if (__builtin_expect(rq->op >= q->nplain || offset >= size || rq->len - 1 >= size - offset ||
+		!is_one_piece(d, rq) || q->in_flight == q->depth, 0))
+		return start_other(q, rq);
+	put_transfer(q, rq, rq->sync);
+	return 0;
 }
 
 void raw_queue_submit(struct disk_queue *q)
@@ -455,6 +497,8 @@ int raw_queue_create(struct disk_queue **ret, struct disk *disk, unsigned depth,
 		return r;
 	}
 	q->has_ring = r == 0;
+	if (q->has_ring && !q->disk->pass)
+		q->nplain = q->disk->info.readonly || q->disk->image ? DISK_READ + 1 : DISK_WRITE + 1;
 	disk->syscalls[q->has_ring ? 0 : 1] = q->has_ring ? ring_syscalls : plain_syscalls;
 	/* That was to see whether there are any: a ring belongs to one process. */
 	if (q->has_ring && q->disk->forks) {

@@ -309,7 +309,7 @@ static void start_on_worker(void *ctx)
 	dev->queues[c->setup->index] = s->queue;
 	c->result = take_up(s, c->setup->index);
 	if (c->result == 0)
-		c->result = loop_add_eventfd(loop, s->kick_fd, on_kick, s, &s->kick);
+		c->result = loop_add_bell(loop, s->kick_fd, on_kick, s, &s->kick);
 	if (c->result == 0 && dev->type->queue_start)
 		c->result = dev->type->queue_start(dev, s->queue);
 	if (c->result < 0) {

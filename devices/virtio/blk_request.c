@@ -40,7 +40,6 @@ static struct blk_request *request_take(struct blk_queue *bq, struct chain *chai
 	else
 		rq = request_new(bq);
 	rq->chain = chain;
-	rq->nranges = rq->range = 0;
 	return rq;
 }
 
@@ -104,15 +103,17 @@ static __attribute__((noinline)) void done_seldom(struct blk_queue *bq, struct b
 	request_finish(bq, rq, 0, blk_status_of(result));
 }
 
+_Static_assert(DISK_READ == 0 && DISK_WRITE == 1, "disk.h");
 void blk_on_done(void *ctx, struct disk_request *disk_rq, int result)
 {
 	struct blk_request *rq = container_of(disk_rq, struct blk_request, disk);
 
-	if (seldom((unsigned)result | rq->nranges)) {
+	if (seldom(result || disk_rq->op > DISK_WRITE)) {
 		done_seldom(ctx, rq, result);
 		return;
 	}
-	request_finish(ctx, rq, disk_rq->op == DISK_READ ? disk_rq->len : 0, BLK_S_OK);
+	/* All that was asked for, or nothing: reads are number 0 and writes 1. */
+	request_finish(ctx, rq, disk_rq->len & ((size_t)disk_rq->op - 1), BLK_S_OK);
 }
 
 void blk_on_batch_done(void *ctx)
@@ -155,27 +156,33 @@ static int nothing_to_transfer(const struct blk *blk, enum disk_op op, uint64_t 
 }
 
 /* Compiled once for each `op`. The disk itself checks the range; it is not asked for nothing. */
-static inline int start_transfer(struct blk_queue *bq, struct blk_request *rq, struct chain *c, enum disk_op op,
-	uint64_t sector)
+static inline __attribute__((always_inline)) int start_transfer(struct blk_queue *bq, struct blk_request *rq,
+	struct chain *c, enum disk_op op, uint64_t sector)
 {
 	const bool in = op == DISK_READ;
 	const size_t len = in ? chain_out_left(c) : chain_in_left(c);
-	const int max = (int)bq->blk->max_iov;
 	struct iovec *iov = rq->iov;
 	uint64_t offset;
+	void *at;
 	int n;
 
 	if (mul_overflows(sector, BLK_SECTOR, &offset))
 		return BLK_S_IOERR;
 	if (seldom(!len))
 		return nothing_to_transfer(bq->blk, op, offset);
-	n = in ? chain_iov_out(c, len, iov, max) : chain_iov_in(c, len, iov, max);
-	if (n < 0)
-		return BLK_S_IOERR;
+	if (in ? chain_out_whole(c, &at) : chain_in_whole(c, &at)) {
+		*iov = (struct iovec){ at, len };
+		n = 1;
+	} else {
+		const int max = (int)bq->blk->max_iov;
+
+		n = in ? chain_iov_out(c, len, iov, max) : chain_iov_in(c, len, iov, max);
+		if (n < 0)
+			return BLK_S_IOERR;
+	}
 	if (seldom(bq->zoned) && blk_zoned_crosses(bq->blk, offset, len))
 		return BLK_S_ZONE_INVALID_CMD;
 	rq->disk.op = op;
-	rq->disk.unmap = false;
 	rq->disk.sync = !in && bq->stable;
 	rq->disk.offset = offset;
 	rq->disk.len = len;
@@ -188,7 +195,7 @@ static int begin_flush(struct blk_queue *bq, struct blk_request *rq, const struc
 {
 	(void)h;
 	rq->disk.op = DISK_FLUSH;
-	rq->disk.sync = rq->disk.unmap = false;
+	rq->disk.sync = false;
 	rq->disk.offset = rq->disk.len = 0;
 	return start(bq, rq);
 }
@@ -304,6 +311,7 @@ static const struct {
 static __attribute__((noinline)) int begin_seldom(struct blk_queue *bq, struct blk_request *rq,
 	struct blk_header h)
 {
+	rq->nranges = rq->range = 0;
 	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
 		if (kinds[i].type != h.type)
 			continue;
@@ -314,13 +322,9 @@ static __attribute__((noinline)) int begin_seldom(struct blk_queue *bq, struct b
 	return BLK_S_UNSUPP;
 }
 
-static inline int begin(struct blk_queue *bq, struct blk_request *rq, struct chain *c)
+static inline __attribute__((always_inline)) int begin_kind(struct blk_queue *bq, struct blk_request *rq,
+	struct chain *c, struct blk_header h)
 {
-	/* Either filled or not looked at. */
-	struct blk_header h __attribute__((uninitialized));
-
-	if (chain_read(c, &h, sizeof(h)))
-		return BLK_S_IOERR;
 	switch (h.type) {
 	case BLK_T_IN:
 		return start_transfer(bq, rq, c, DISK_READ, h.sector);
@@ -329,6 +333,28 @@ static inline int begin(struct blk_queue *bq, struct blk_request *rq, struct cha
 	default:
 		return begin_seldom(bq, rq, h);
 	}
+}
+
+/* However the driver cut it. */
+static __attribute__((noinline)) int begin_pieces(struct blk_queue *bq, struct blk_request *rq, struct chain *c)
+{
+	struct blk_header h;
+
+	return chain_read(c, &h, sizeof(h)) ? BLK_S_IOERR : begin_kind(bq, rq, c, h);
+}
+
+/* A header in a buffer of its own: what is needed of it goes into registers. */
+static inline __attribute__((always_inline)) int begin(struct blk_queue *bq, struct blk_request *rq,
+	struct chain *c)
+{
+	void *at;
+
+	if (seldom(!chain_read_whole(c, sizeof(struct blk_header), &at)))
+		return begin_pieces(bq, rq, c);
+	return begin_kind(bq, rq, c, (struct blk_header){
+		.type = load_u32((uint8_t *)at + offsetof(struct blk_header, type)),
+		.sector = load_u64((uint8_t *)at + offsetof(struct blk_header, sector)),
+	});
 }
 
 void blk_finish(struct blk_queue *bq, struct blk_request *rq, size_t wrote, uint8_t status)
@@ -341,13 +367,12 @@ void blk_begin_again(struct blk_queue *bq, struct blk_request *rq)
 	int r;
 
 	chain_rewind(rq->chain);
-	rq->nranges = rq->range = 0;
-	r = begin(bq, rq, rq->chain);
+	r = begin_pieces(bq, rq, rq->chain);
 	if (r != STARTED)
 		request_finish(bq, rq, 0, (uint8_t)r);
 }
 
-static inline void serve(struct blk_queue *bq, struct chain *chain, bool limited)
+static inline __attribute__((always_inline)) void serve(struct blk_queue *bq, struct chain *chain, bool limited)
 {
 	struct blk_request *rq;
 	int r;

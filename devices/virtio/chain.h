@@ -24,6 +24,14 @@ static inline size_t chain_out_left(const struct chain *c);
 
 /* 0, or -ENODATA / -ENOSPC when less than `len` is left (then nothing moved). */
 static inline int chain_read(struct chain *c, void *buf, size_t len) NEEDS_CHECK;
+/*
+ * The next `len` bytes, or all that is left of a side, not 0: where they are, when they are one
+ * whole buffer of the driver's, with the cursor behind them; false: they are not, and nothing
+ * moved. The driver may write there meanwhile: load_u32() and the like, once for each field.
+ */
+static inline bool chain_read_whole(struct chain *c, size_t len, void **ret) NEEDS_CHECK;
+static inline bool chain_in_whole(struct chain *c, void **ret) NEEDS_CHECK;
+static inline bool chain_out_whole(struct chain *c, void **ret) NEEDS_CHECK;
 int chain_write(struct chain *c, const void *buf, size_t len) NEEDS_CHECK;
 int chain_skip(struct chain *c, size_t len) NEEDS_CHECK;
 
@@ -50,7 +58,7 @@ static inline void chain_wrote(struct chain *c, size_t len);
 static inline int chain_reserve_tail(struct chain *c, size_t len) NEEDS_CHECK;
 void chain_write_tail(struct chain *c, const void *buf, size_t len);
 /*
- * chain_wrote() of `len` bytes, all that were handed out or none, and a trailer of one byte: how
+ * chain_wrote() of `len` bytes, all that were handed out or none, and the one byte of trailer: how
  * most requests end. The quick one does it when nothing is unusual, else nothing and returns false.
  */
 void chain_finish(struct chain *c, size_t len, uint8_t status);

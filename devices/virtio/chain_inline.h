@@ -22,8 +22,13 @@
  */
 struct cursor {
 	struct iovec *iov;
-	uint32_t off;  /* bytes of *iov that are behind the cursor */
-	uint32_t left; /* bytes ahead of it, over all iovecs of the side */
+	union {
+		struct {
+			uint32_t left; /* bytes ahead of it, over all iovecs of the side */
+			uint32_t off;  /* bytes of *iov that are behind the cursor */
+		};
+		uint64_t at_start;     /* both: so many left, nothing behind; one store (util.h: little-endian) */
+	};
 };
 
 /*
@@ -34,9 +39,14 @@ struct cursor {
 struct chain {
 	struct cursor in, out;
 	struct iovec *last;      /* where a trailer ends */
+	union {
+		struct {
+			uint32_t unwritten;
+			uint32_t tail;   /* cut off the end of `out` */
+		};
+		uint64_t none_written;   /* both */
+	};
 	uint32_t out_total;      /* bytes of the writable side */
-	uint32_t tail;           /* cut off the end of `out` */
-	uint32_t unwritten;
 	uint16_t head;           /* split: first descriptor; packed: buffer id */
 	uint16_t ndesc;          /* ring descriptors it occupies (packed) */
 	struct chain *next_free;
@@ -101,6 +111,27 @@ static inline int chain_read(struct chain *c, void *buf, size_t len)
 	return 0;
 }
 
+/*
+ * The next `len` bytes, not 0, when they are one whole buffer of the driver's, as they are nearly
+ * always; the cursor moves past it. False: they are not, or there are not as many; nothing moved.
+ */
+static inline bool cursor_whole(struct cursor *k, size_t len, void **ret)
+{
+	struct iovec *v = k->iov;
+
+	if (seldom(len > k->left || k->off || v->iov_len != len))
+		return false;
+	*ret = v->iov_base;
+	k->left -= (uint32_t)len;
+	k->iov = v + 1;
+	return true;
+}
+
+static inline bool chain_read_whole(struct chain *c, size_t len, void **ret)
+{
+	return cursor_whole(&c->in, len, ret);
+}
+
 static inline int cursor_iov(struct cursor *k, size_t len, struct iovec *iov, int max)
 {
 	if (seldom(!len || max < 1 || !cursor_at_once(k, len)))
@@ -118,6 +149,16 @@ static inline int chain_iov_in(struct chain *c, size_t len, struct iovec *iov, i
 static inline int chain_iov_out(struct chain *c, size_t len, struct iovec *iov, int max)
 {
 	return seldom(len > c->out.left) ? -ENOSPC : cursor_iov(&c->out, len, iov, max);
+}
+
+static inline bool chain_in_whole(struct chain *c, void **ret)
+{
+	return cursor_whole(&c->in, c->in.left, ret);
+}
+
+static inline bool chain_out_whole(struct chain *c, void **ret)
+{
+	return cursor_whole(&c->out, c->out.left, ret);
 }
 
 static inline void chain_wrote(struct chain *c, size_t len)
@@ -141,7 +182,7 @@ static inline int chain_reserve_tail(struct chain *c, size_t len)
 
 static inline bool chain_finish_quick(struct chain *c, size_t len, uint8_t status)
 {
-	if (seldom(c->tail != 1 || c->unwritten - 1 != len || mem_dirty_on(c->mem)))
+	if (seldom(c->unwritten - 1 != len || mem_dirty_on(c->mem)))
 		return false;
 	c->unwritten = 0;
 	((uint8_t *)c->last->iov_base)[c->last->iov_len - 1] = status;

@@ -177,7 +177,7 @@ int queue_open_in(struct queue **ret, const struct queue_room *room, struct gues
 	q->mask = setup->size - 1;
 	q->packed = setup->features & VIRTIO_BIT(VIRTIO_F_RING_PACKED);
 	q->event_idx = setup->features & VIRTIO_BIT(VIRTIO_F_EVENT_IDX);
-	q->indirect = setup->features & VIRTIO_BIT(VIRTIO_F_INDIRECT_DESC);
+	q->table_max = setup->features & VIRTIO_BIT(VIRTIO_F_INDIRECT_DESC) ? q->size : 0;
 	q->in_order = q->noted = setup->features & VIRTIO_BIT(VIRTIO_F_IN_ORDER);
 	q->next_avail = setup->next_avail;
 	q->next_used = setup->next_used;

@@ -73,7 +73,7 @@ const void *queue_find_table(struct queue *q, uint64_t addr, uint32_t len)
 {
 	const void *whole;
 
-	if (!q->indirect || bad_table(q, len))
+	if (!q->table_max || bad_table(q, len))
 		return NULL;
 	whole = mem_map(q->mem, gpa(addr), len, sizeof(uint64_t));
 	if (whole)
@@ -83,7 +83,7 @@ const void *queue_find_table(struct queue *q, uint64_t addr, uint32_t len)
 
 const char *queue_no_table(const struct queue *q, uint32_t len)
 {
-	if (!q->indirect)
+	if (!q->table_max)
 		return "an indirect descriptor without the feature";
 	if (bad_table(q, len))
 		return "an indirect table of a bad length";

@@ -17,31 +17,60 @@
 
 /* The common chain while it is walked; its border goes into the chain at once. */
 struct quick {
-	struct mem_ram ram;  /* a copy, for registers: where the last buffer was */
+	/*
+	 * where the last buffer was: the region's end, its size, and how far the host's address of
+	 * a byte is from the guest's
+	 */
+	uint64_t end, size, shift;
 	struct iovec *last;
 	uint64_t total;
-	unsigned side;       /* of the last buffer: 0 readable, or VRING_DESC_WRITE */
+	/*
+	 * the flags of a next buffer like the last one, with one more behind it; VRING_DESC_WRITE
+	 * in them tells the side
+	 */
+	unsigned like;
 	uint16_t id;         /* packed */
 };
 
-static inline void quick_begin(struct quick *k, struct chain *c)
+static inline void quick_begin(struct quick *k, struct chain *c, unsigned like)
 {
 	k->last = c->iov - 1;
 	k->total = 0;
-	k->side = 0;
+	k->like = like;
+}
+
+static inline void quick_region(struct quick *k, const struct mem_ram *ram)
+{
+	k->size = ram->size;
+	k->end = ram->gpa + ram->size;
+	k->shift = (uintptr_t)ram->host - ram->gpa;
+}
+
+/* As mem_holds(), of the region that the last buffer was in. */
+static inline bool quick_holds(const struct quick *k, uint64_t addr, uint32_t len)
+{
+	uint64_t room = k->end - addr; /* above its size when addr lies outside */
+
+	/* len - 1 is huge for 0 */
+	return room <= k->size && (uint64_t)len - 1 < room;
+}
+
+static inline void *quick_host(const struct quick *k, uint64_t addr)
+{
+	return (void *)(uintptr_t)(addr + k->shift);
 }
 
 /* A buffer of the common chain; false when it does not lie in one region of RAM. */
 static inline bool quick_piece(struct quick *k, const struct queue *q, uint64_t addr, uint32_t len)
 {
-	if (seldom(!mem_holds(&k->ram, gpa(addr), len))) {
-		k->ram = *queue_find_ram(q, addr, len);
-		if (!k->ram.size)
+	if (seldom(!quick_holds(k, addr, len))) {
+		quick_region(k, queue_find_ram(q, addr, len));
+		if (!k->size)
 			return false;
 	}
 	k->total += len;
 	k->last++;
-	k->last->iov_base = k->ram.host + (addr - k->ram.gpa);
+	k->last->iov_base = quick_host(k, addr);
 	k->last->iov_len = len;
 	return true;
 }
@@ -49,23 +78,25 @@ static inline bool quick_piece(struct quick *k, const struct queue *q, uint64_t 
 /* From here on the chain is written to. Its bytes so far are bounded at the end, with all. */
 static inline void quick_border(const struct quick *k, struct chain *c)
 {
-	c->in.left = (uint32_t)k->total;
+	c->in.at_start = (uint32_t)k->total;
 	c->out.iov = c->first_out = k->last + 1;
 }
 
 /*
- * Before a buffer with these flags: is it one that the common chain does not have here? If it is
- * the first writable one, that side begins.
+ * A buffer with flags that are not those of the last one: the first writable one begins that side.
+ * What is still different then: 0; VRING_DESC_NEXT, it is the last one; or more, and the common
+ * chain has no such buffer.
  */
-static inline bool quick_turns(struct quick *k, struct chain *c, unsigned flags)
+static inline unsigned quick_turns(struct quick *k, struct chain *c, unsigned flags)
 {
-	if (!((flags ^ k->side) & (VRING_DESC_WRITE | VRING_DESC_INDIRECT)))
-		return false;
-	if (seldom(k->side || (flags & VRING_DESC_INDIRECT)))
-		return true;
-	k->side = VRING_DESC_WRITE;
-	quick_border(k, c);
-	return false;
+	unsigned differs = flags ^ k->like;
+
+	if (flags & differs & VRING_DESC_WRITE) {
+		k->like |= VRING_DESC_WRITE;
+		quick_border(k, c);
+		differs ^= VRING_DESC_WRITE;
+	}
+	return differs;
 }
 
 /*
@@ -116,7 +147,7 @@ static inline int queue_hand_out(struct queue *q, struct chain *c, struct iovec 
 
 static inline int quick_hand_out(struct queue *q, struct chain *c, const struct quick *k, struct chain **ret)
 {
-	if (seldom(!k->side))
+	if (seldom(!(k->like & VRING_DESC_WRITE)))
 		quick_border(k, c);
 	return queue_hand_out(q, c, k->last, k->total, ret);
 }
@@ -124,7 +155,7 @@ static inline int quick_hand_out(struct queue *q, struct chain *c, const struct 
 /* One of the others, which the second walk found good. */
 static inline int gather_hand_out(struct queue *q, struct chain *c, const struct gather *g, struct chain **ret)
 {
-	c->in.left = (uint32_t)(g->side ? g->in : g->total);
+	c->in.at_start = (uint32_t)(g->side ? g->in : g->total);
 	c->out.iov = c->first_out = g->side ? g->border : g->next;
 	return queue_hand_out(q, c, g->next - 1, g->total, ret);
 }
@@ -133,10 +164,11 @@ static inline int gather_hand_out(struct queue *q, struct chain *c, const struct
 static inline __attribute__((always_inline)) int queue_pop_each(struct queue *q, struct chain **ret, unsigned max,
 	int (*pop_one)(struct queue *, struct quick *, struct chain **))
 {
-	struct quick k = { .ram = *q->ram };
+	struct quick k;
 	struct chain **next = ret, **end = ret + max;
 	int r;
 
+	quick_region(&k, q->ram);
 	do
 		r = pop_one(q, &k, next);
 	while (r == 1 && ++next != end);

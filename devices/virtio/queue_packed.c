@@ -54,9 +54,9 @@ const char *packed_walk_table(struct queue *q, const struct chain *c, struct gat
 }
 
 /*
- * Take the list that begins at next_avail, whose first flags were loaded. A malformed list is
- * followed to its end all the same, for its id and length. The loop ends: each turn takes one of
- * the descriptors not taken before.
+ * Take the list that begins at next_avail, whose first flags said that it is there. A malformed
+ * list is followed to its end all the same, for its id and length. The loop ends: each turn takes
+ * one of the descriptors not taken before.
  */
 static const char *walk(struct queue *q, struct chain *c, struct gather *g, uint16_t flags)
 {
@@ -107,31 +107,37 @@ static const char *walk(struct queue *q, struct chain *c, struct gather *g, uint
 
 /*
  * The common chain that begins at `d`; see queue_hot.h. Returns how many descriptors of the ring it
- * has, 0 when it is another one; nothing of the queue has changed.
+ * has, 0 when it is another one; nothing of the queue has changed. No descriptor is visited twice.
  */
 static inline unsigned walk_quick(const struct queue *q, struct chain *c, struct quick *k,
 	const struct pvring_desc *d, unsigned flags)
 {
-	const struct pvring_desc *end = &q->p.desc[q->size];
-	const unsigned most = q->size - q->taken;
-	unsigned state = q->avail_state, n = 0;
+	const struct pvring_desc *stop = &q->p.desc[q->size], *const first = d;
 
-	for (;;) {
-		if (quick_turns(k, c, flags) || !quick_piece(k, q, ring_load(&d->addr), ring_load(&d->len)))
-			return 0;
-		n++;
-		if (!(flags & VRING_DESC_NEXT))
-			break;
-		if (seldom(++d == end)) {
-			d = q->p.desc;
-			state ^= PVRING_STATE;
+	unsigned differs;
+
+	quick_begin(k, c, q->avail_state | VRING_DESC_NEXT);
+	do {
+		while (flags == k->like) {
+			if (!quick_piece(k, q, ring_load(&d->addr), ring_load(&d->len)))
+				return 0;
+			if (seldom(++d == stop)) {
+				/* Once: the second time it is where the chain began. */
+				if (stop == first || first == q->p.desc)
+					return 0;
+				d = q->p.desc;
+				stop = first;
+				k->like ^= PVRING_STATE;
+			}
+			flags = ring_load(&d->flags);
 		}
-		flags = ring_load(&d->flags);
-		if (seldom(n == most || (flags & PVRING_STATE) != state))
-			return 0;
-	}
+		differs = quick_turns(k, c, flags);
+	} while (!differs);
+	if (seldom(differs != VRING_DESC_NEXT) ||
+		!quick_piece(k, q, ring_load(&d->addr), ring_load(&d->len)))
+		return 0;
 	k->id = ring_load(&d->id);
-	return n;
+	return (unsigned)(k->last - c->iov) + 1;
 }
 
 /* The same for one descriptor with a table behind it. */
@@ -143,16 +149,19 @@ static inline unsigned table_quick(const struct queue *q, struct chain *c, struc
 	const uint32_t len = ring_load(&ref->len);
 	unsigned count = len / sizeof(*d);
 
-	d = mem_in(&k->ram, gpa(addr), len);
-	if (seldom(!d || !q->indirect || (flags & VRING_DESC_NEXT) ||
-		((addr % sizeof(uint64_t)) | (len % sizeof(*d))) || count > q->size))
+	if (seldom(!quick_holds(k, addr, len) || (flags & VRING_DESC_NEXT) ||
+		((addr % sizeof(uint64_t)) | (len % sizeof(*d))) || count > q->table_max))
 		return 0;
+	quick_begin(k, c, 0);
+	d = quick_host(k, addr);
 	end = d + count;
-	do
-		if (quick_turns(k, c, ring_load(&d->flags)) ||
+	do {
+		unsigned now = ring_load(&d->flags);
+
+		if ((now != k->like && quick_turns(k, c, now)) ||
 			!quick_piece(k, q, ring_load(&d->addr), ring_load(&d->len)))
 			return 0;
-	while (++d != end);
+	} while (++d != end);
 	k->id = ring_load(&ref->id);
 	return 1;
 }
@@ -169,12 +178,16 @@ static __attribute__((noinline)) int refuse_id(struct queue *q, struct chain *c)
 	return queue_break(q, c->head >= q->size ? "a buffer id out of range" : "a buffer id that is in flight already");
 }
 
-static __attribute__((noinline)) int pop_unusual(struct queue *q, struct chain *c, uint16_t flags,
-	struct chain **ret)
+static __attribute__((noinline)) int pop_unusual(struct queue *q, struct chain *c, struct chain **ret)
 {
 	struct gather g = { .next = c->iov };
-	const char *why = walk(q, c, &g, flags);
+	const char *why;
 
+	if (q->taken >= q->size) {
+		queue_untake(q, c);
+		return queue_break(q, "more descriptors available than the queue has");
+	}
+	why = walk(q, c, &g, ring_load(&q->p.desc[q->next_avail].flags));
 	if (bad_id(q, c->head))
 		return refuse_id(q, c);
 	q->busy[c->head] = true;
@@ -182,12 +195,15 @@ static __attribute__((noinline)) int pop_unusual(struct queue *q, struct chain *
 	return why ? queue_refuse(q, c, why) : gather_hand_out(q, c, &g, ret);
 }
 
-/* A list of n descriptors that the common walk took. */
-static inline int take_list(struct queue *q, struct chain *c, const struct quick *k, unsigned n,
-	struct chain **ret)
+/* A list of n descriptors that the common walk took; 0: it took none. */
+static inline __attribute__((always_inline)) int take_list(struct queue *q, struct chain *c,
+	const struct quick *k, unsigned n, struct chain **ret)
 {
 	unsigned to = q->next_avail + n;
 
+	/* none, or more than there are */
+	if (seldom(n - 1 >= (unsigned)q->size - q->taken))
+		return pop_unusual(q, c, ret);
 	if (seldom(to >= q->size)) {
 		to -= q->size;
 		q->avail_state ^= PVRING_STATE;
@@ -211,18 +227,14 @@ static inline int pop_one(struct queue *q, struct quick *k, struct chain **ret)
 	const struct pvring_desc *d = &q->p.desc[q->next_avail];
 	const unsigned flags = ring_load_acquire(&d->flags);
 	struct chain *c;
-	unsigned n;
 
 	if (!is_avail((uint16_t)flags, q->avail_state))
 		return 0;
-	if (seldom(q->taken >= q->size))
-		return queue_break(q, "more descriptors available than the queue has");
 	c = queue_take(q);
-	quick_begin(k, c);
-	n = flags & VRING_DESC_INDIRECT ? table_quick(q, c, k, d, flags) : walk_quick(q, c, k, d, flags);
-	if (seldom(!n))
-		return pop_unusual(q, c, (uint16_t)flags, ret);
-	return take_list(q, c, k, n, ret);
+	/* Compiled for each: with a table it is one descriptor. */
+	if (flags & VRING_DESC_INDIRECT)
+		return take_list(q, c, k, table_quick(q, c, k, d, flags) ? 1 : 0, ret);
+	return take_list(q, c, k, walk_quick(q, c, k, d, flags), ret);
 }
 
 int packed_pop(struct queue *q, struct chain **ret, unsigned max)

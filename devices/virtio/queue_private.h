@@ -106,7 +106,8 @@ struct queue {
 	struct loop *loop;
 	struct queue_setup setup;
 	uint16_t size, mask;     /* mask: split only */
-	bool packed, event_idx, indirect, in_order;
+	uint16_t table_max;      /* descriptors of an indirect table; 0: none were negotiated */
+	bool packed, event_idx, in_order;
 	size_t mapped_bytes;     /* of the one mapping this struct begins */
 	bool in_room;
 	size_t chain_bytes;      /* distance between chains of the pool */
@@ -241,19 +242,17 @@ void packed_disable_kick(struct queue *q);
 void packed_disarm_kick(struct queue *q);
 void packed_enable_kick(struct queue *q);
 
-/* Both sides are known, in.left, out.iov and first_out are set: the cursors to their starts. */
+/* Both sides are known, in.at_start, out.iov and first_out are set: the cursors to their starts. */
 static inline void chain_start(struct chain *c, uint32_t out_len)
 {
 	c->user = NULL;
 	c->in.iov = c->iov;
-	c->in.off = c->out.off = 0;
-	c->out.left = c->out_total = c->unwritten = out_len;
-	c->tail = 0;
+	c->out.at_start = c->none_written = c->out_total = out_len;
 }
 
 static inline void chain_start_empty(struct chain *c)
 {
-	c->in.left = 0;
+	c->in.at_start = 0;
 	c->out.iov = c->first_out = c->iov;
 	chain_start(c, 0);
 }

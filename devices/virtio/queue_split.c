@@ -86,36 +86,38 @@ static inline bool walk_quick(const struct queue *q, struct chain *c, struct qui
 {
 	const struct vring_desc *table = q->s.desc, *d = &table[i];
 	unsigned count = q->size;
-	unsigned flags = ring_load(&d->flags);
+	unsigned flags = ring_load(&d->flags), differs;
 	const struct iovec *end;
 
 	if (flags == VRING_DESC_INDIRECT) {
 		const uint64_t addr = ring_load(&d->addr);
 		const uint32_t len = ring_load(&d->len);
 
-		table = d = mem_in(&k->ram, gpa(addr), len);
 		count = len / sizeof(*table);
-		if (seldom(!d || !q->indirect || ((addr % sizeof(uint64_t)) | (len % sizeof(*table))) ||
-			count > q->size))
+		if (seldom(!quick_holds(k, addr, len) || ((addr % sizeof(uint64_t)) | (len % sizeof(*table))) ||
+			count > q->table_max))
 			return false;
+		table = d = quick_host(k, addr);
 		flags = ring_load(&d->flags);
 	}
-	quick_begin(k, c);
+	quick_begin(k, c, VRING_DESC_NEXT);
 	/* As many buffers as a chain may have. */
 	end = k->last + count;
-	for (;;) {
-		unsigned next;
+	do {
+		while (flags == k->like) {
+			unsigned next;
 
-		if (quick_turns(k, c, flags) || !quick_piece(k, q, ring_load(&d->addr), ring_load(&d->len)))
-			return false;
-		if (!(flags & VRING_DESC_NEXT))
-			return true;
-		next = ring_load(&d->next);
-		if (seldom(next >= count || k->last == end))
-			return false;
-		d = &table[next];
-		flags = ring_load(&d->flags);
-	}
+			if (!quick_piece(k, q, ring_load(&d->addr), ring_load(&d->len)))
+				return false;
+			next = ring_load(&d->next);
+			if (seldom(next >= count || k->last == end))
+				return false;
+			d = &table[next];
+			flags = ring_load(&d->flags);
+		}
+		differs = quick_turns(k, c, flags);
+	} while (!differs);
+	return !seldom(differs != VRING_DESC_NEXT) && quick_piece(k, q, ring_load(&d->addr), ring_load(&d->len));
 }
 
 /* Load the avail idx. 1: there are chains, 0: none, -EPROTO. */

@@ -38,6 +38,7 @@ $(BUILD)/guest/guest.Image: $(guest_elf)
 back_end := $(BUILD)/guest/back-end
 $(back_end): $(BUILD)/tests/guest/host/back_end.o $(BUILD)/tests/driver/vhost_user_end.o \
 		$(BUILD)/tests/driver/vhost_user_end_packed.o $(library)
+	@mkdir -p $(@D)
 	$(call say,LINK)
 	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 

@@ -73,6 +73,32 @@ Test(loop, a_source_removed_by_another_is_not_called_in_the_same_round)
 	close(b);
 }
 
+static void ring_once_more(void *ctx)
+{
+	struct seen *s = ctx;
+
+	if (s->calls++ == 0)
+		cr_assert_eq(eventfd_write(s->fd, 1), 0);
+	else
+		loop_timer_set(s->other, 50000000, 0);
+}
+
+Test(loop, a_bell_is_heard_once_for_each_ring_and_keeps_its_count)
+{
+	struct seen s = { .fd = eventfd(1, EFD_NONBLOCK) };
+	eventfd_t count;
+
+	cr_assert_eq(loop_create(&s.loop, NULL), 0);
+	cr_assert_eq(loop_timer_add(s.loop, stop, &s, &s.other), 0);
+	cr_assert_eq(loop_add_bell(s.loop, s.fd, ring_once_more, &s, &s.source), 0);
+	cr_assert_eq(loop_run(s.loop), 0);
+	cr_assert_eq(s.calls, 3); /* with that of the timer */
+	cr_assert_eq(eventfd_read(s.fd, &count), 0);
+	cr_assert_eq(count, 2);
+	loop_destroy(s.loop);
+	close(s.fd);
+}
+
 static void hung_up(void *ctx, unsigned events)
 {
 	struct seen *s = ctx;
