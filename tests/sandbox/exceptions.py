@@ -8,7 +8,7 @@ ROWS = [
     ("main", "ioctl", "end that", "only with --cpus nested=on, which needs a host with nested virtualisation"),
     ("keeper", "brk", None, "the heap has room left in these runs"),
     (None, "ioctl", "still there", "the interface stays for as long as its machine"),
-    ("main", "sendto", "about the interface", "it is asked before the filter; again only when the host lost messages"),
+    (None, "sendto", "about the interface", "only when the host lost messages"),
     ("worker", "timerfd_settime", "gathered", "the guest's driver gathers no interrupts, and no limit is set"),
     ("main", "timerfd_settime", None, "nobody changes a limit while the machine runs"),
 ]

@@ -81,6 +81,18 @@ def client_leaves(bench):
     expect(p.finish() == 0, "exit status is not 0")
 
 
+def tap_goes_down(bench):
+    """What the host says about the interface."""
+    network = bench.network()
+    p = bench.guest_start("test=spin", "--net", "tap=tap0", within=network.inside())
+    p.wait_for("spinning")
+    for state in ("down", "up"):
+        network.ip("-n", network.name, "link", "set", "tap0", state)
+        time.sleep(0.5)
+    p.signal(signal.SIGTERM)
+    expect(p.finish() == 0, "exit status is not 0")
+
+
 def passt_dies(bench):
     """Its end is seen and told."""
     from shutil import which
@@ -164,5 +176,6 @@ def cases():
     yield "a process that stops", stopped
     yield "terminal", terminal
     yield "a client that leaves", client_leaves
+    yield "a tap goes down", tap_goes_down
     yield "passt dies", passt_dies
     yield "a packed kernel, reset", packed_kernel
