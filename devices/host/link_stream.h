@@ -11,7 +11,7 @@
 /*
  * link_whole.c; main. The link is for one process after the other (link_ops.forked): frames are
  * sent and taken whole, so that each finds the stream where a frame begins. Once, before anything
- * is sent. -ENOMEM, -EMFILE, -ENOBUFS.
+ * is sent. The owner may set timers. -ENOMEM, -EMFILE, -ENOBUFS.
  */
 int link_stream_will_fork(struct link *l) NEEDS_CHECK;
 /*

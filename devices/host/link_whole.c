@@ -48,7 +48,6 @@ static const struct syscall_row whole_syscalls[] = {
 	{ SYSCALL(sendmmsg, "frames to the peer, each whole") },
 	{ SYSCALL(recvfrom, "frames from the peer") },
 	{ SYSCALL(ioctl, "room for a large frame", SYSCALL_ARG_EQ(1, SIOCOUTQ)) },
-	{ SYSCALL(timerfd_settime, "look again for the rest of a frame") },
 	SYSCALL_END,
 };
 

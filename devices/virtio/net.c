@@ -384,7 +384,7 @@ static void net_destroy(struct virtio_device *dev)
 }
 
 static const struct syscall_row net_syscalls[] = {
-	{ SYSCALL(timerfd_settime, "gathered interrupts; when a limit lets the next frame through") },
+	{ SYSCALL(timerfd_settime, "gathered interrupts; a limit lets the next frame through; the rest of one may have come") },
 	SYSCALL_END,
 };
 

@@ -64,9 +64,9 @@ def after(path, form, rounds, leaks=False):
     expect(not bad, f"blocks {bad} do not hold what was written")
 
 
-def full(form, on_error):
+def full(form, on_error, more="", meanwhile=lambda w: None):
     """A tmpfs of some size, and then of more. The guest is told, and what was there does not change; or the machine waits
-    until there is room, and the guest hears of nothing."""
+    until there is room, and the guest hears of nothing, whatever happens `meanwhile`."""
     def case(bench):
         os.mkdir(bench.path("small"))
         mount = ["mount", "-t", "tmpfs"]
@@ -74,7 +74,7 @@ def full(form, on_error):
         try:
             path = bench.path("small/victim")
             make_disk(path, form)
-            w = Writer(bench, "--disk", f"path={path},format={form},on_error={on_error}")
+            w = Writer(bench, "--disk", f"path={path},format={form},on_error={on_error}{more}")
             w.sound(1)
             room = os.statvfs(path).f_bavail * os.statvfs(path).f_frsize
             with open(bench.path("small/filler"), "wb") as f:
@@ -84,6 +84,7 @@ def full(form, on_error):
                 judge(w, 2, lambda c: c.write_errors and not c.read_errors)
             else:
                 w.p.wait_for("the machine is paused")
+            meanwhile(w)
             subprocess.run([*mount, "-o", "remount,size=64M", "tmpfs", bench.path("small")], check=True)
             if on_error != "report":
                 w.p.signal(signal.SIGUSR2)

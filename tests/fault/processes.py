@@ -2,12 +2,11 @@
 becomes of an image whose process, or whole machine, is killed in the middle of writing."""
 import os
 import signal
-import subprocess
 import time
 
 from cell import DEVICE, PAUSED, UNAFFECTED, Cell, Writer, expect, make_disk
 from devices import echo, workers
-from disks import after, killed, stopped
+from disks import after, full, killed, stopped
 from host_side import Link, quiet
 from machine import HANG
 
@@ -75,38 +74,6 @@ def hung(form):
         w.go(3)
         w.end()
         after(path, form, (3,))
-    return case
-
-
-def full_and_killed(form):
-    """The machine waits for room, and whoever holds its requests is killed meanwhile."""
-    def case(bench):
-        os.mkdir(bench.path("small"))
-        mount = ["mount", "-t", "tmpfs"]
-        subprocess.run([*mount, "-o", "size=1M", "tmpfs", bench.path("small")], check=True)
-        try:
-            path = bench.path("small/victim")
-            make_disk(path, form)
-            w = Writer(bench, *disk(path, form, ",on_error=enospc"))
-            w.sound(1)
-            room = os.statvfs(path).f_bavail * os.statvfs(path).f_frsize
-            with open(bench.path("small/filler"), "wb") as f:
-                f.write(bytes(max(0, room - (64 << 10))))
-            w.go(1)
-            w.p.wait_for("the machine is paused")
-            kill_worker(w.p, "_disk0_q0")
-            subprocess.run([*mount, "-o", "remount,size=64M", "tmpfs", bench.path("small")], check=True)
-            kill_worker(w.p, "_disk0_q0")
-            w.p.signal(signal.SIGUSR2)
-            w.sound(2)
-            w.go(2)
-            w.sound(3)
-            w.go(3)
-            w.end()
-            after(path, form, (3,))
-        finally:
-            bench.end_all()
-            subprocess.run(["umount", "-l", bench.path("small")], check=True)
     return case
 
 
@@ -184,7 +151,8 @@ def cells():
     for form in ("raw", "qcow2"):
         yield Cell("SIGKILL", f"{form} process", UNAFFECTED, killed_under_load(form))
         yield Cell("SIGSTOP", f"{form} process", UNAFFECTED, hung(form))
-        yield Cell("ENOSPC, and SIGKILL", f"{form} process", PAUSED, full_and_killed(form))
+        yield Cell("ENOSPC, and SIGKILL", f"{form} process", PAUSED,
+                   full(form, "enospc", ",isolation=process", lambda w: kill_worker(w.p, "_disk0_q0")))
         yield Cell("SIGKILL of the machine", f"{form} process", "what was flushed is there", in_process(form, killed(form, signal.SIGKILL)))
         yield Cell("SIGSTOP of the machine", f"{form} process", UNAFFECTED, in_process(form, stopped(form)))
     yield Cell("SIGKILL", "ephemeral process", UNAFFECTED, killed_under_load("qcow2", ",ephemeral=on", "raw"))

@@ -9,7 +9,8 @@ ROWS = [
     ("keeper", "brk", None, "the heap has room left in these runs"),
     (None, "ioctl", "still there", "the interface stays for as long as its machine"),
     (None, "sendto", "about the interface", "only when the host lost messages"),
-    ("worker", "timerfd_settime", "gathered", "the guest's driver gathers no interrupts, and no limit is set"),
+    (None, "ioctl", "a large frame", "the guest sends none through passt"),
+    (None, "sendmsg", "a large frame", "the guest sends none through passt"),
     ("main", "timerfd_settime", None, "nobody changes a limit while the machine runs"),
 ]
 

@@ -7,6 +7,7 @@ import pty
 import signal
 import socket
 import struct
+import subprocess
 import termios
 import time
 
@@ -17,7 +18,7 @@ from machine import HANG, PC, Skip, deny, expect
 
 NAMES = [
     "blk pci plain", "blk pci packed,event_idx,indirect,in_order", "blk mmio packed,event_idx", "blk readonly", "blk direct",
-    "rng pci split", "console pci split", "console mmio packed", "net tap pci split", "net fd", "net user dhcp",
+    "rng pci split", "console pci split", "console mmio packed", "net tap pci split", "net fd", "net user dhcp", "net limited and captured",
     "registers pci", "registers mmio", "hostile pci", "hostile mmio", "hostile config space sweep", "pci",
     "serial file", "serial socket", "serial pty", "rtc", "hello on 4 vCPUs", "log file",
     "isolated blk pci split that is killed", "isolated net split that is killed", "isolated all",
@@ -47,11 +48,11 @@ def disk_with_a_limit(bench):
     bench.guest_run(words, "--disk", f"path={path},num_queues=2,serial={devices.SERIAL},ops_size=2,ops_refill_time=1")
 
 
-def terminal(bench):
+def terminal(bench, more=""):
     """A terminal as stdin and stdout: raw, another size while it runs, ^A x."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    p = bench.guest_start("test=spin", "--console", "tty", "--serial", f"file={bench.path('out')}", stdin=slave,
+    p = bench.guest_start("test=spin", "--console", "tty" + more, "--serial", f"file={bench.path('out')}", stdin=slave,
                           preexec_fn=lambda: (os.setsid(), fcntl.ioctl(slave, termios.TIOCSCTTY, 0)))
     end = time.monotonic() + HANG
     while "spinning" not in open(bench.path("out")).read():
@@ -166,6 +167,27 @@ def stopped(bench):
     expect(p.finish() == 0, p.output)
 
 
+def image_in_a_process(bench):
+    """An image whose process is killed: the next one takes its tables in and makes clusters anew."""
+    from shutil import which
+    if not which("qemu-img"):
+        raise Skip("qemu-img is not installed")
+    path = bench.path("disk.qcow2")
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-o", "cluster_size=2M", path, str(devices.DISK)], check=True)
+    devices.killed_meanwhile(f"test=blk-steady transport=pci rounds=1500 packed=0 capacity={devices.DISK // 512} queues=1", "_disk0_q0",
+                             lambda b: ("--disk", f"path={path},format=qcow2,isolation=process"))(bench)
+
+
+def passt_in_a_process(bench):
+    """Frames of a device's process, and those of the next one."""
+    from shutil import which
+    if not which("passt"):
+        raise Skip("passt is not installed")
+    network = bench.network()
+    for _ in range(2):
+        bench.guest_run("test=dhcp", "--net", "user=on,isolation=process", within=network.inside())
+
+
 def cases():
     known = dict([*devices.cases(), *vhost_user.cases(), *host.cases()])
     for name in NAMES:
@@ -175,6 +197,9 @@ def cases():
     yield "a process on one CPU", bound_to_a_cpu
     yield "a process that stops", stopped
     yield "terminal", terminal
+    yield "terminal of a process", lambda b: terminal(b, ",isolation=process")
+    yield "an image of a process", image_in_a_process
+    yield "passt of a process", passt_in_a_process
     yield "a client that leaves", client_leaves
     yield "a tap goes down", tap_goes_down
     yield "passt dies", passt_dies
