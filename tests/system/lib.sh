@@ -238,7 +238,7 @@ has_passt() { [ "$(pgrep -c '^passt' || true)" -gt "$passts" ]; }
 
 # one_unit_test PROGRAM TEST: of those that need a disk which the environment names.
 one_unit_test() {
-	"${microvm%/microvm}/unit/$1" --filter "$2" --verbose >"$dir/out" 2>&1 ||
+	"${microvm%/microvm}/unit/$1" --filter="$2" --verbose >"$dir/out" 2>&1 ||
 		fail "$(grep -a '^\[----\]' "$dir/out" | head -n 5)"
 	grep -aq 'Synthesis:.*Passing: 1' "$dir/out" || fail "it ran no test"
 }
