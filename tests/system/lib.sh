@@ -11,7 +11,9 @@ tests=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 tree=$(cd "$tests/../.." && pwd)
 images=$tree/images
 microvm=${MICROVM:-$tree/build/microvm}
-patience=${SYSTEM_PATIENCE:-300}
+# A CPU that emulates a CPU, beside other work.
+patience=${SYSTEM_PATIENCE:-${RIG:+900}}
+patience=${patience:-300}
 logs=${SYSTEM_LOGS:-$tree/build/system${MICROVM_ARCH:+-$MICROVM_ARCH}}
 results=${SYSTEM_RESULTS:-/dev/null}
 name=
