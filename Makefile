@@ -90,7 +90,7 @@ T ?= $(filter-out $(if $(filter x86_64,$(ARCH)),test_arm64_gic test_arm64_kvm,te
 debian    := $(patsubst aarch64,arm64,$(ARCH))
 hostroot  := $(or $(MICROVM_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/microvm)/hostroot/$(debian)
 CRITERION := -lcriterion
-export RUN := $(if $(CROSS),env QEMU_LD_PREFIX=$(hostroot) qemu-$(ARCH))
+export RUN := $(if $(CROSS),env QEMU_LD_PREFIX=$(hostroot) MICROVM_UNIT_PART=8 qemu-$(ARCH))
 driver_objects := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/driver/*.c))
 unit_programs  := $(addprefix $(BUILD)/unit/,$(T))
 # Where Criterion cannot be, a small runner takes its place (tests/unit/alone). Nor is it wanted under an emulator: it executes
