@@ -87,7 +87,10 @@ wakes() {
 packets() { awk -v name="$1:" '$1 == name { print $3 + $11 }' /proc/net/dev; }
 
 # Between two calls the interface $1 has moved a file, and our worker named $2... has slept.
-begin_to_sleep() { woken=$(wakes "$2") moved=$(packets "$1"); }
+begin_to_sleep() {
+	woken=$(wakes "$2") moved=$(packets "$1")
+	[ "$woken" -gt 0 ] || fail "no thread named $2"
+}
 has_slept() {
 	woken=$(($(wakes "$2") - woken)) moved=$(($(packets "$1") - moved))
 	echo "$moved frames, $woken wakes of our worker"
