@@ -9,7 +9,7 @@ esac
 
 # program NAME: all of its tests, none left out but for a reason that holds on any machine of this CPU.
 program() {
-	"${microvm%/microvm}/unit/$1" --jobs 2 --verbose >"$dir/out" 2>&1 || fail "$(grep -a '^\[FAIL\]' "$dir/out" | head -n 3)"
+	"${microvm%/microvm}/unit/$1" --jobs=2 --verbose >"$dir/out" 2>&1 || fail "$(grep -a '^\[FAIL\]' "$dir/out" | head -n 3)"
 	! grep -a '^\[SKIP\].*\(no KVM\|io_uring\|no system call filters\)' "$dir/out" >"$dir/why" || exit 1
 	grep -aq 'Synthesis:.*Passing: [1-9]' "$dir/out" || fail "it ran no test"
 }

@@ -2,6 +2,8 @@
 # Debian's kernels boot in every form, on every transport, with every kind of ring, and find the machine that was asked
 # for; what they write is on the disk, and what is read-only stays as it was.
 . "$(dirname "$0")/lib.sh"
+# The short list has them with more devices each.
+brief && exit 0
 
 # full SERIES FORM CPUS TRANSPORT RING QUEUES [OPTION...]
 full() {
@@ -32,7 +34,7 @@ aarch64)
 	t image_6.12_pci_packed_1cpu full 6.12 vmlinux 1 pci packed 1
 	t image_6.1_mmio_split_4cpu full 6.1 vmlinux 4 mmio split 1
 	t gzip_6.12_pci_split_4cpu_4queues full 6.12 gzip 4 pci split 4
-	brief || t gzip_6.12_mmio_packed_1cpu full 6.12 gzip 1 mmio packed 1
+	t gzip_6.12_mmio_packed_1cpu full 6.12 gzip 1 mmio packed 1
 	;;
 *)
 	t vmlinux_6.12_pci_packed_1cpu full 6.12 vmlinux 1 pci packed 1
@@ -40,6 +42,6 @@ aarch64)
 	t bzimage_6.12_pci_split_4cpu_4queues full 6.12 bzimage 4 pci split 4
 	t bzimage_6.1_mmio_packed_1cpu full 6.1 bzimage 1 mmio packed 1
 	t bzimage_6.12_unpacked_by_the_guest full 6.12 bzimage 1 pci packed 1 --kernel-decompress guest
-	brief || t bzimage_6.1_unpacked_by_the_guest full 6.1 bzimage 1 pci split 1 --kernel-decompress guest
+	t bzimage_6.1_unpacked_by_the_guest full 6.1 bzimage 1 pci split 1 --kernel-decompress guest
 	;;
 esac

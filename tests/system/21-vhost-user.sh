@@ -1,25 +1,14 @@
 #!/bin/bash
 # Linux on disks that another program serves over vhost-user.
 . "$(dirname "$0")/lib.sh"
-# What is asked here is asked of devices and the host's kernel, not of the CPU.
-[ "$arch" != aarch64 ] || ! brief || exit 0
-
-# serve_by PROGRAM...: start it, and wait for its socket; $served.
-serve_by() {
-	rm -f "$scratch/socket"
-	"$@" 2>>"$dir/back-end" &
-	served=$!
-	started="$started $served"
-	wait_until "nobody listens at the socket" test -S "$scratch/socket"
-}
+. "$(dirname "$0")/parts.sh"
+# What is asked here is asked of devices and the host's kernel, not of the CPU; the short list has it in another machine.
+brief && exit 0
 
 on_qemus_storage_daemon() {
-	command -v qemu-storage-daemon >/dev/null || skip "qemu-storage-daemon is not installed (qemu-utils)"
 	local checks="queues:vda:2,zeroes:vda,blk:vda,many:vda,mark:vda:$name,marked:vda:$name,poweroff"
 	truncate -s 64M "$scratch/a"
-	serve_by qemu-storage-daemon --blockdev "driver=file,node-name=file,filename=$scratch/a" \
-		--blockdev driver=raw,node-name=disk,file=file \
-		--export "type=vhost-user-blk,id=export,node-name=disk,addr.type=unix,addr.path=$scratch/socket,writable=on,num-queues=2"
+	serve_vhost_user_by_qemu "$scratch/a"
 	# Linux takes one queue for each CPU.
 	boot 6.12 vmlinux "$checks" --cpus boot=2 --disk "socket=$scratch/socket,num_queues=2"
 	ends 0

@@ -20,5 +20,5 @@ fetch() {
 	wait_until "passt is still there" no_passt
 }
 
-t net_user_pci_packed_fetches_8m fetch 6.12 pci packed 8
+brief || t net_user_pci_packed_fetches_8m fetch 6.12 pci packed 8
 brief || t net_user_mmio_split_4cpu_fetches_8m fetch 6.1 mmio split 8 --cpus boot=4

@@ -1,8 +1,8 @@
 #!/bin/bash
 # Consoles: tty, pty, socket (file is what all other tests use), both ways, on the serial line and on virtio-console.
 . "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/parts.sh"
 
-expect() { "$tests/expect.py" --patience "$patience" "$@" 2>"$dir/why" || exit 1; }
 # The options of a guest that runs checks $1, for tests that start the program themselves.
 guest() {
 	guest_options=(--kernel "$(kernel 6.12 vmlinux)" --initramfs "$("$images/initramfs.sh" test 6.12)" --memory size=256M
@@ -61,10 +61,10 @@ on_pty() {
 	ends 0
 }
 
-t console_serial_on_tty serial_on_tty
+brief || t console_serial_on_tty serial_on_tty
 brief || t console_virtio_on_tty_with_its_window console_on_tty_with_window
 brief || t console_tty_left_by_keys left_by_keys
 t console_tty_left_by_sigterm left_by_signal SIGTERM
 brief || t console_tty_left_by_sighup left_by_signal SIGHUP
-t console_on_sockets on_socket
+brief || t console_on_sockets on_socket
 brief || t console_on_pty on_pty

@@ -11,7 +11,9 @@ tests=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 tree=$(cd "$tests/../.." && pwd)
 images=$tree/images
 microvm=${MICROVM:-$tree/build/microvm}
-patience=${SYSTEM_PATIENCE:-300}
+# A CPU that emulates a CPU, beside other work.
+patience=${SYSTEM_PATIENCE:-${RIG:+900}}
+patience=${patience:-300}
 logs=${SYSTEM_LOGS:-$tree/build/system${MICROVM_ARCH:+-$MICROVM_ARCH}}
 results=${SYSTEM_RESULTS:-/dev/null}
 name=
@@ -238,7 +240,7 @@ has_passt() { [ "$(pgrep -c '^passt' || true)" -gt "$passts" ]; }
 
 # one_unit_test PROGRAM TEST: of those that need a disk which the environment names.
 one_unit_test() {
-	"${microvm%/microvm}/unit/$1" --filter "$2" --verbose >"$dir/out" 2>&1 ||
+	"${microvm%/microvm}/unit/$1" --filter="$2" --verbose >"$dir/out" 2>&1 ||
 		fail "$(grep -a '^\[----\]' "$dir/out" | head -n 5)"
 	grep -aq 'Synthesis:.*Passing: 1' "$dir/out" || fail "it ran no test"
 }

@@ -12,6 +12,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "tests/unit/rounds.h"
 #include "vmm/options_table.h"
 #include "vmm/vm.h"
 
@@ -579,7 +580,7 @@ enum { PLACES = 1000 };
 /* Loads of a stream that is cut at, or has a bit flipped in, about PLACES places of it. `fresh`: what the device saves when nothing was loaded. */
 static void hostile(struct device *dev, const struct state_writer *w, const struct state_writer *fresh)
 {
-	size_t step = 1 + w->len / PLACES;
+	size_t step = 1 + w->len / rounds(PLACES);
 	struct state_writer now;
 	struct error err;
 

@@ -3,6 +3,7 @@
  * whatever has to be moved, and what the link cannot take waits.
  */
 #include "tests/unit/net_rig.h"
+#include "tests/unit/rounds.h"
 
 enum { SPACE = 8192, SLOTS = HARNESS_REGION / SPACE };
 
@@ -371,7 +372,7 @@ static void any_mixture(uint64_t seed)
 
 Test(net_rx, any_mixture_of_buffers_and_frames_keeps_order_and_bytes)
 {
-	for (uint64_t seed = 1; seed <= 2000; seed++)
+	for (uint64_t seed = 1; seed <= rounds(2000); seed++)
 		any_mixture(seed);
 }
 

@@ -1,4 +1,5 @@
 /* The front end of vhost-user with a back end that dies, hangs, lies, and comes again. */
+#include "tests/unit/rounds.h"
 #include "tests/unit/sealed.h"
 #include "tests/unit/vhost_user_rig.h"
 
@@ -136,7 +137,7 @@ Test(vhost_user, killed_a_hundred_times_under_load, .timeout = 250)
 
 	vr_load(v, 100);
 	before = open_fds();
-	killed_again_and_again(v, 100);
+	killed_again_and_again(v, rounds(100));
 	cr_assert_eq(open_fds(), before, "descriptors are left open");
 	cr_assert_gt(v->nevents, 0);
 	cr_assert_not(front_status(vr_front(v)) & VIRTIO_S_NEEDS_RESET);
@@ -157,7 +158,7 @@ Test(vhost_user, packed_rings_killed_fifty_times, .timeout = 250)
 	struct vr *v = vr_disk(2, VIRTIO_BIT(BLK_F_MQ) | VD_F_PACKED);
 
 	vr_load(v, 500);
-	killed_again_and_again(v, 50);
+	killed_again_and_again(v, rounds(50));
 	cr_assert_not(front_status(vr_front(v)) & VIRTIO_S_NEEDS_RESET);
 	vr_free(v);
 }

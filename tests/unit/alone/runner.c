@@ -1,8 +1,8 @@
 /*
  * Runs the tests of a program that was compiled with this folder's criterion.h: each in a fork of this process, which
  * stays single-threaded, so that what a test leaves behind ends with it. Output is shown only of those that fail. The
- * last line has the shape of Criterion's, and tests/unit/run reads both. Patterns as arguments leave tests out:
- * `-suite/name`.
+ * last line has the shape of Criterion's, and tests/unit/run reads both. Patterns as arguments choose tests, `suite/name` or
+ * `--filter=suite/name`, or leave them out, `-suite/name`; other options of Criterion's are no concern of ours.
  */
 #include "tests/unit/alone/criterion/criterion.h"
 
@@ -175,9 +175,16 @@ static bool wanted(const struct alone_test *t, char **patterns)
 	char name[256];
 
 	snprintf(name, sizeof(name), "%s/%s", t->suite, t->name);
-	for (; t->run && *patterns; patterns++)
-		if (**patterns == '-' ? !fnmatch(*patterns + 1, name, 0) : fnmatch(*patterns, name, 0) != 0)
+	for (; t->run && *patterns; patterns++) {
+		const char *pattern = *patterns;
+
+		if (!strncmp(pattern, "--filter=", 9))
+			pattern += 9;
+		else if (!strncmp(pattern, "--", 2))
+			continue;
+		if (*pattern == '-' ? !fnmatch(pattern + 1, name, 0) : fnmatch(pattern, name, 0) != 0)
 			return false;
+	}
 	return t->run != NULL;
 }
 
