@@ -47,6 +47,7 @@ static const struct disk_ops qcow2_ops = {
 	.queue_detach = qcow2_queue_detach,
 	.start = qcow2_queue_start,
 	.submit = qcow2_queue_submit,
+	.poll = qcow2_queue_poll,
 	.drain = qcow2_queue_drain,
 	.fds = qcow2_fds,
 	.forked = qcow2_forked,

@@ -383,6 +383,24 @@ void qcow2_queue_submit(struct disk_queue *q)
 		rounds(q);
 }
 
+static void poll_low(const struct disk *d, struct disk_queue *low)
+{
+	if (low && d->ops->poll)
+		d->ops->poll(low);
+}
+
+/* What the files have done ends requests by on_low_batch_done(). */
+bool qcow2_queue_poll(struct disk_queue *q)
+{
+	unsigned before = q->in_flight;
+
+	if (!before || q->inside)
+		return false;
+	poll_low(q->img->file, q->file);
+	poll_low(q->img->backing, q->backing);
+	return q->in_flight < before;
+}
+
 void qcow2_queue_drain(struct disk_queue *q)
 {
 	const struct disk *file = q->img->file, *backing = q->img->backing;

@@ -515,26 +515,19 @@ const char *blk_own_option(const struct blk_options *o)
 	return NULL;
 }
 
-/* A device that is not ours has all its properties from elsewhere. */
-static int check_vdpa(const struct blk_options *o, struct error *err)
-{
-	const char *other = o->vhost_user.socket ? "socket" : o->num_queues > 1 ? "num_queues" : blk_own_option(o);
-
-	return !other ? 0 : error_set(err, EINVAL,
-		"--disk vdpa=%s: %s is the device's own business; leave it out, or leave vdpa out", o->vdpa, other);
-}
-
 static int row_create(struct device **ret, const struct device_env *env, const void *options,
 	struct error *err)
 {
 	const struct blk_options *o = options;
-	const struct virtio_type *type = o->vhost_user.socket ? &virtio_blk_vhost_user_type : &virtio_blk_type;
-	int r = o->vdpa ? check_vdpa(o, err) : 0;
+	const struct vdpa_choice choice = {
+		.id = VIRTIO_ID_BLK,
+		.path = o->vdpa,
+		.other = o->vhost_user.socket ? "socket" : o->num_queues > 1 ? "num_queues" : blk_own_option(o),
+		.virtio = &o->virtio,
+		.type = o->vhost_user.socket ? &virtio_blk_vhost_user_type : &virtio_blk_type,
+	};
+	int r = vdpa_create_or(ret, &virtio_blk_row, &choice, env, options, err);
 
-	if (r == 0 && o->vdpa)
-		r = vdpa_create(ret, &virtio_blk_row, VIRTIO_ID_BLK, o->vdpa, &o->virtio, env, err);
-	else if (r == 0)
-		r = virtio_create(ret, &virtio_blk_row, type, env, options, err);
 	if (r == 0)
 		(*ret)->cmdline = o->readonly ? "root=/dev/vda ro" : "root=/dev/vda rw";
 	return r;

@@ -311,24 +311,18 @@ const char *net_own_option(const struct net_options *o)
 	return NULL;
 }
 
-/* A device that is not ours has all its properties from elsewhere. */
-static int check_vdpa(const struct net_options *o, struct error *err)
-{
-	const char *other = o->vhost_user.socket ? "socket" : o->mac.set ? "mac" : o->mtu ? "mtu" :
-		o->num_queues > 2 ? "num_queues" : o->speed ? "speed" : o->standby ? "standby" : net_own_option(o);
-
-	return !other ? 0 : error_set(err, EINVAL,
-		"--net vdpa=%s: %s is the device's own business; leave it out, or leave vdpa out", o->vdpa, other);
-}
-
 int net_row_create(struct device **ret, const struct device_env *env, const void *options, struct error *err)
 {
 	const struct net_options *o = options;
-	int r;
+	const struct vdpa_choice choice = {
+		.id = VIRTIO_ID_NET,
+		.path = o->vdpa,
+		.other = o->vhost_user.socket ? "socket" : o->mac.set ? "mac" : o->mtu ? "mtu" :
+			o->num_queues > 2 ? "num_queues" : o->speed ? "speed" : o->standby ? "standby" :
+			net_own_option(o),
+		.virtio = &o->virtio,
+		.type = o->vhost_user.socket ? &virtio_net_vhost_user_type : &virtio_net_type,
+	};
 
-	if (!o->vdpa)
-		return virtio_create(ret, &virtio_net_row,
-			o->vhost_user.socket ? &virtio_net_vhost_user_type : &virtio_net_type, env, options, err);
-	r = check_vdpa(o, err);
-	return r ? r : vdpa_create(ret, &virtio_net_row, VIRTIO_ID_NET, o->vdpa, &o->virtio, env, err);
+	return vdpa_create_or(ret, &virtio_net_row, &choice, env, options, err);
 }

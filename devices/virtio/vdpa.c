@@ -210,3 +210,16 @@ int vdpa_create(struct device **ret, const struct device_type *row, enum virtio_
 
 	return virtio_create(ret, row, id == VIRTIO_ID_NET ? &vdpa_net_type : &vdpa_blk_type, env, &o, err);
 }
+
+int vdpa_create_or(struct device **ret, const struct device_type *row, const struct vdpa_choice *c,
+	const struct device_env *env, const void *options, struct error *err)
+{
+	if (!c->path)
+		return virtio_create(ret, row, c->type, env, options, err);
+	/* What is not ours has all its properties from elsewhere. */
+	if (c->other)
+		return error_set(err, EINVAL,
+			"--%s vdpa=%s: %s is the device's own business; leave it out, or leave vdpa out",
+			row->options->flag, c->path, c->other);
+	return vdpa_create(ret, row, c->id, c->path, c->virtio, env, err);
+}

@@ -34,6 +34,20 @@ static inline bool vdpa_can(const struct vdpa *v, unsigned backend_feature)
 int vdpa_create(struct device **ret, const struct device_type *row, enum virtio_id id, const char *path,
 	const struct virtio_options *virtio, const struct device_env *env, struct error *err) NEEDS_CHECK;
 
+/*
+ * For a row's create(): that, when the user gave a path, or a device of `type`. `other` is an
+ * option that was given and that such a device has no use for, or NULL.
+ */
+struct vdpa_choice {
+	enum virtio_id id;
+	const char *path;         /* NULL: not given */
+	const char *other;
+	const struct virtio_options *virtio;
+	const struct virtio_type *type;
+};
+int vdpa_create_or(struct device **ret, const struct device_type *row, const struct vdpa_choice *c,
+	const struct device_env *env, const void *options, struct error *err) NEEDS_CHECK;
+
 /* The config image is as the device has it now. Main before it runs, or its worker. */
 int vdpa_read_config(struct vdpa *v);
 

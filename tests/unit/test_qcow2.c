@@ -305,3 +305,32 @@ Test(qcow2, a_failed_flush_is_remembered)
 	cr_assert_eq(rig_transfer(&r, DISK_READ, 0, buf, 512), 0);
 	rig_free(&r);
 }
+
+/* For who looks again and again, as a worker does that polls: without draining, and without a loop. */
+Test(qcow2, what_the_file_has_done_is_found_by_looking, .timeout = 120)
+{
+	static uint8_t buf[4096] __attribute__((aligned(4096)));
+	struct iovec iov = { buf, sizeof(buf) };
+	struct disk_request rq = { .op = DISK_READ, .len = sizeof(buf), .iov = &iov, .iovcnt = 1 };
+	struct rig r;
+
+	rig_needs_qemu();
+	rig_init(&r);
+	cr_assert_eq(rig_sh(&r, "qemu-img create -f qcow2 %s 1M", r.path), 0);
+	rig_open(&r, (struct disk_config){ .format = DISK_FORMAT_QCOW2, .direct = true });
+	memset(buf, 0x5a, sizeof(buf));
+	cr_assert_eq(rig_transfer(&r, DISK_WRITE, 0, buf, sizeof(buf)), 0);
+	cr_assert(!r.disk->ops->poll(r.queue), "nothing is in flight");
+	memset(buf, 0, sizeof(buf));
+	r.ndone = 0;
+	cr_assert_eq(r.disk->ops->start(r.queue, &rq), 0);
+	r.disk->ops->submit(r.queue);
+	while (!r.ndone) {
+		bool found = r.disk->ops->poll(r.queue);
+
+		cr_assert_eq(found, r.ndone > 0);
+	}
+	cr_assert_eq(r.result[0], 0);
+	cr_assert(buf[0] == 0x5a && buf[sizeof(buf) - 1] == 0x5a);
+	rig_free(&r);
+}
