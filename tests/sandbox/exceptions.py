@@ -11,6 +11,7 @@ ROWS = [
     (None, "sendto", "about the interface", "only when the host lost messages"),
     (None, "ioctl", "a large frame", "the guest sends none through passt"),
     (None, "sendmsg", "a large frame", "the guest sends none through passt"),
+    ("worker", "ftruncate", "capture", "no guest here moves a mebibyte of frames"),
     ("main", "timerfd_settime", None, "nobody changes a limit while the machine runs"),
 ]
 
