@@ -112,6 +112,18 @@ clean_up() {
 }
 started=
 
+# What the threads of $pid are at, twice: for who wonders why nothing comes.
+stuck() {
+	local turn task
+	for turn in 1 2; do
+		for task in /proc/"$pid"/task/*; do
+			printf 'thread %s: %s, in system call %s; %s\n' "$(cat "$task/comm")" "$(cat "$task/wchan")" "$(cat "$task/syscall")" \
+				"$(grep -h voluntary_ctxt "$task/status" | tr -s '\t\n' '  ')"
+		done
+		sleep 2
+	done >>"$dir/stderr" 2>&1
+}
+
 # wait_for FILE PATTERN: until a line of FILE matches, while process $pid lives.
 wait_for() {
 	local end=$((SECONDS + patience))
@@ -121,7 +133,7 @@ wait_for() {
 			grep -aqE "$2" "$1" 2>/dev/null && return 0
 			fail "the program ended before '$2' was seen"
 		fi
-		[ $SECONDS -lt $end ] || fail "no '$2' within $patience s"
+		[ $SECONDS -lt $end ] || { stuck; fail "no '$2' within $patience s"; }
 		sleep 0.2
 	done
 }
@@ -140,7 +152,7 @@ wait_until() {
 ends() {
 	local end=$((SECONDS + patience)) rc=0
 	while kill -0 "$pid" 2>/dev/null; do
-		[ $SECONDS -lt $end ] || fail "the program did not end within $patience s"
+		[ $SECONDS -lt $end ] || { stuck; fail "the program did not end within $patience s"; }
 		sleep 0.2
 	done
 	wait "$pid" || rc=$?
