@@ -25,7 +25,7 @@ static void init(void)
 	e.text[0] = 0;
 }
 
-TestSuite(arm64, .init = init, .timeout = 30);
+TestSuite(arm64, .init = init, .timeout = 180);
 
 static int load_file(const void *data, size_t len, const struct fw_image *initramfs)
 {

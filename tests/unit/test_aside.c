@@ -37,7 +37,7 @@ static int fail(void *ctx, struct error *err)
 	return error_set(err, EIO, "%s", (const char *)ctx);
 }
 
-Test(aside, jobs_run_in_order_on_another_thread, .timeout = 120)
+Test(aside, jobs_run_in_order_on_another_thread, .timeout = 600)
 {
 	struct aside a = { 0 };
 	int clock = 0;
@@ -55,7 +55,7 @@ Test(aside, jobs_run_in_order_on_another_thread, .timeout = 120)
 	}
 }
 
-Test(aside, main_waits_for_one_job_and_not_for_the_next, .timeout = 120)
+Test(aside, main_waits_for_one_job_and_not_for_the_next, .timeout = 600)
 {
 	struct aside a = { 0 };
 	int clock = 0;
@@ -73,7 +73,7 @@ Test(aside, main_waits_for_one_job_and_not_for_the_next, .timeout = 120)
 	aside_end(&a);
 }
 
-Test(aside, each_job_has_its_own_result_and_sentence, .timeout = 120)
+Test(aside, each_job_has_its_own_result_and_sentence, .timeout = 600)
 {
 	struct aside a = { 0 };
 	char first[] = "the first", third[] = "the third";
@@ -94,7 +94,7 @@ Test(aside, each_job_has_its_own_result_and_sentence, .timeout = 120)
 	aside_end(&a);
 }
 
-Test(aside, without_a_thread_main_does_what_it_waits_for, .timeout = 120)
+Test(aside, without_a_thread_main_does_what_it_waits_for, .timeout = 600)
 {
 	struct aside a = { 0 };
 	int clock = 0;
@@ -110,7 +110,7 @@ Test(aside, without_a_thread_main_does_what_it_waits_for, .timeout = 120)
 	aside_end(&a);
 }
 
-Test(aside, closed_it_ends_by_itself_when_it_is_through, .timeout = 120)
+Test(aside, closed_it_ends_by_itself_when_it_is_through, .timeout = 600)
 {
 	struct aside a = { 0 };
 	int clock = 0;
@@ -128,7 +128,7 @@ Test(aside, closed_it_ends_by_itself_when_it_is_through, .timeout = 120)
 	cr_assert_eq(aside_wait(&a, 1, NULL), 0);
 }
 
-Test(aside, the_end_waits_for_what_was_begun, .timeout = 120)
+Test(aside, the_end_waits_for_what_was_begun, .timeout = 600)
 {
 	struct aside a = { 0 };
 	int clock = 0;

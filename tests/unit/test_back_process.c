@@ -26,22 +26,22 @@ static void survives_kills(const char *options, unsigned queues, uint64_t featur
 	end();
 }
 
-Test(back_process, a_hundred_kills_lose_no_request_and_repeat_none, .timeout = 120)
+Test(back_process, a_hundred_kills_lose_no_request_and_repeat_none, .timeout = 600)
 {
 	survives_kills("", 1, VD_F_EVENT_IDX, 100);
 }
 
-Test(back_process, the_same_with_packed_rings, .timeout = 120)
+Test(back_process, the_same_with_packed_rings, .timeout = 600)
 {
 	survives_kills("", 1, VD_F_PACKED | VD_F_EVENT_IDX, 100);
 }
 
-Test(back_process, the_same_with_two_queues, .timeout = 120)
+Test(back_process, the_same_with_two_queues, .timeout = 600)
 {
 	survives_kills(",num_queues=2", 2, VIRTIO_BIT(BLK_F_MQ), 30);
 }
 
-Test(back_process, the_same_past_the_page_cache, .timeout = 120)
+Test(back_process, the_same_past_the_page_cache, .timeout = 600)
 {
 	int fd = open("/tmp", O_TMPFILE | O_RDWR | O_DIRECT, 0600);
 	if (fd < 0)
@@ -50,7 +50,7 @@ Test(back_process, the_same_past_the_page_cache, .timeout = 120)
 	survives_kills(",direct=on", 1, VD_F_EVENT_IDX, 40);
 }
 
-Test(back_process, it_serves_and_stops_and_serves_again, .timeout = 60)
+Test(back_process, it_serves_and_stops_and_serves_again, .timeout = 300)
 {
 	disk("", PRIG_DEATHS);
 	for (unsigned round = 0; round < 5; round++) {
@@ -67,7 +67,7 @@ Test(back_process, it_serves_and_stops_and_serves_again, .timeout = 60)
 	end();
 }
 
-Test(back_process, one_that_stops_answering_is_started_anew, .timeout = 60)
+Test(back_process, one_that_stops_answering_is_started_anew, .timeout = 300)
 {
 	uint64_t before;
 
@@ -91,7 +91,7 @@ Test(back_process, one_that_stops_answering_is_started_anew, .timeout = 60)
 	end();
 }
 
-Test(back_process, one_that_dies_again_and_again_is_given_up, .timeout = 60)
+Test(back_process, one_that_dies_again_and_again_is_given_up, .timeout = 300)
 {
 	disk("", 3);
 	prig_drive(1, 0);
@@ -113,7 +113,7 @@ Test(back_process, one_that_dies_again_and_again_is_given_up, .timeout = 60)
 	end();
 }
 
-Test(back_process, its_end_is_noticed_when_the_keeper_dies, .timeout = 60)
+Test(back_process, its_end_is_noticed_when_the_keeper_dies, .timeout = 300)
 {
 	int pid;
 
@@ -156,7 +156,7 @@ static unsigned until_paused(unsigned pauses)
 	return held();
 }
 
-Test(back_process, what_failed_is_held_and_tried_again, .timeout = 60)
+Test(back_process, what_failed_is_held_and_tried_again, .timeout = 300)
 {
 	disk(",on_error=pause", PRIG_DEATHS);
 	srand(11);
@@ -175,7 +175,7 @@ Test(back_process, what_failed_is_held_and_tried_again, .timeout = 60)
 	end();
 }
 
-Test(back_process, what_is_held_when_it_dies_is_tried_and_held_by_the_next, .timeout = 60)
+Test(back_process, what_is_held_when_it_dies_is_tried_and_held_by_the_next, .timeout = 300)
 {
 	disk(",on_error=pause", PRIG_DEATHS);
 	srand(12);
@@ -226,7 +226,7 @@ static bool is_seen(const void *at)
 	return inode_at(prig_worker(), at) == ours;
 }
 
-Test(back_process, a_limit_of_a_group_holds_over_all_its_lives, .timeout = 60)
+Test(back_process, a_limit_of_a_group_holds_over_all_its_lives, .timeout = 300)
 {
 	enum { OPS = 40, REFILL_MS = 400 };
 	struct rate *group;
@@ -261,7 +261,7 @@ Test(back_process, a_limit_of_a_group_holds_over_all_its_lives, .timeout = 60)
 	end();
 }
 
-Test(back_process, a_group_is_seen_by_its_own_devices_only, .timeout = 60)
+Test(back_process, a_group_is_seen_by_its_own_devices_only, .timeout = 300)
 {
 	prig_groups = "name=g,ops_size=40,ops_refill_time=400";
 	disk("", PRIG_DEATHS);
@@ -275,7 +275,7 @@ Test(back_process, a_group_is_seen_by_its_own_devices_only, .timeout = 60)
 
 /* --- nonsense --- */
 
-Test(back_process, nonsense_from_the_machine_is_refused, .timeout = 60)
+Test(back_process, nonsense_from_the_machine_is_refused, .timeout = 300)
 {
 	struct back_process *bp;
 	struct desk *d;
@@ -309,7 +309,7 @@ Test(back_process, nonsense_from_the_machine_is_refused, .timeout = 60)
 	end();
 }
 
-Test(back_process, nonsense_from_the_process_harms_nobody_else, .timeout = 60)
+Test(back_process, nonsense_from_the_process_harms_nobody_else, .timeout = 300)
 {
 	struct queue_setup last = { 0 };
 	struct state_writer w = { 0 };
@@ -355,7 +355,7 @@ Test(back_process, nonsense_from_the_process_harms_nobody_else, .timeout = 60)
 	end();
 }
 
-Test(back_process, a_desk_full_of_nonsense_ends_in_a_device_that_failed, .timeout = 60)
+Test(back_process, a_desk_full_of_nonsense_ends_in_a_device_that_failed, .timeout = 300)
 {
 	srand(5);
 	disk("", 5);
@@ -390,7 +390,7 @@ static uint8_t writeback_of(void)
 	return v;
 }
 
-Test(back_process, what_the_driver_set_survives_a_death, .timeout = 60)
+Test(back_process, what_the_driver_set_survives_a_death, .timeout = 300)
 {
 	struct blk *blk;
 
@@ -410,7 +410,7 @@ Test(back_process, what_the_driver_set_survives_a_death, .timeout = 60)
 	end();
 }
 
-Test(back_process, saved_and_loaded_it_goes_on, .timeout = 60)
+Test(back_process, saved_and_loaded_it_goes_on, .timeout = 300)
 {
 	struct state_writer w = { 0 };
 	struct state_reader r;

@@ -126,12 +126,12 @@ static void prints(uint64_t features)
 	end();
 }
 
-Test(back_process_console, kills_neither_lose_output_nor_repeat_it, .timeout = 120)
+Test(back_process_console, kills_neither_lose_output_nor_repeat_it, .timeout = 600)
 {
 	prints(VD_F_EVENT_IDX);
 }
 
-Test(back_process_console, the_same_with_packed_rings, .timeout = 120)
+Test(back_process_console, the_same_with_packed_rings, .timeout = 600)
 {
 	prints(VD_F_PACKED | VD_F_EVENT_IDX);
 }
@@ -156,7 +156,7 @@ static void type_and_read(const char *keys)
 	}
 }
 
-Test(back_process_console, each_life_reads_keys_and_knows_the_window, .timeout = 60)
+Test(back_process_console, each_life_reads_keys_and_knows_the_window, .timeout = 300)
 {
 	uint16_t size[2];
 

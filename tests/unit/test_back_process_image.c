@@ -61,22 +61,22 @@ static void survives(const char *options, const char *with, uint64_t features, u
 	end();
 }
 
-Test(back_process_image, kills_lose_nothing_that_was_answered, .timeout = 120)
+Test(back_process_image, kills_lose_nothing_that_was_answered, .timeout = 600)
 {
 	survives("cluster_size=4k", ",format=qcow2", VD_F_EVENT_IDX, 60);
 }
 
-Test(back_process_image, nor_a_part_of_a_cluster, .timeout = 120)
+Test(back_process_image, nor_a_part_of_a_cluster, .timeout = 600)
 {
 	survives("cluster_size=64k", ",format=qcow2", VD_F_PACKED, 60);
 }
 
-Test(back_process_image, nor_with_counts_of_one_bit, .timeout = 120)
+Test(back_process_image, nor_with_counts_of_one_bit, .timeout = 600)
 {
 	survives("cluster_size=512,refcount_bits=1", ",format=qcow2", VD_F_EVENT_IDX, 40);
 }
 
-Test(back_process_image, nor_past_the_page_cache, .timeout = 120)
+Test(back_process_image, nor_past_the_page_cache, .timeout = 600)
 {
 	int fd = open("/tmp", O_TMPFILE | O_RDWR | O_DIRECT, 0600);
 
@@ -86,7 +86,7 @@ Test(back_process_image, nor_past_the_page_cache, .timeout = 120)
 	survives("cluster_size=4k", ",format=qcow2,direct=on", VD_F_EVENT_IDX, 30);
 }
 
-Test(back_process_image, an_overlay_that_dies_with_the_machine_has_lives_too, .timeout = 120)
+Test(back_process_image, an_overlay_that_dies_with_the_machine_has_lives_too, .timeout = 600)
 {
 	make_image = NULL;
 	zeroes = 10;
@@ -111,7 +111,7 @@ static void *log_of(void)
 	return ((struct blk *)prig_front()->dev)->disk->pages;
 }
 
-Test(back_process_image, a_log_full_of_nonsense_ends_in_a_device_that_failed, .timeout = 120)
+Test(back_process_image, a_log_full_of_nonsense_ends_in_a_device_that_failed, .timeout = 600)
 {
 	make_image = image;
 	image_options = "cluster_size=4k";

@@ -222,12 +222,12 @@ static void survives(uint64_t features)
 	end();
 }
 
-Test(back_process_net, kills_lose_no_buffer_and_no_frame_that_is_sent, .timeout = 60)
+Test(back_process_net, kills_lose_no_buffer_and_no_frame_that_is_sent, .timeout = 300)
 {
 	survives(VD_F_EVENT_IDX);
 }
 
-Test(back_process_net, the_same_with_packed_rings, .timeout = 60)
+Test(back_process_net, the_same_with_packed_rings, .timeout = 300)
 {
 	survives(VD_F_PACKED | VD_F_EVENT_IDX);
 }
@@ -266,7 +266,7 @@ static uint32_t arrive(const uint8_t to[6])
 	return received - before;
 }
 
-Test(back_process_net, what_commands_set_survives_a_death, .timeout = 60)
+Test(back_process_net, what_commands_set_survives_a_death, .timeout = 300)
 {
 	static const uint8_t other[6] = { 2, 9, 9, 9, 9, 9 }, third[6] = { 2, 8, 8, 8, 8, 8 };
 	const volatile struct desk *desk;
@@ -301,7 +301,7 @@ Test(back_process_net, what_commands_set_survives_a_death, .timeout = 60)
 	end();
 }
 
-Test(back_process_net, what_passes_any_life_is_captured, .timeout = 60)
+Test(back_process_net, what_passes_any_life_is_captured, .timeout = 300)
 {
 	const volatile struct desk *desk;
 	char path[] = "/tmp/test_capture.XXXXXX", more[64];

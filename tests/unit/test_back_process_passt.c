@@ -270,19 +270,19 @@ static void survives(uint64_t features)
 	end();
 }
 
-Test(back_process_passt, kills_leave_the_stream_where_a_frame_begins, .timeout = 120)
+Test(back_process_passt, kills_leave_the_stream_where_a_frame_begins, .timeout = 600)
 {
 	srand(31);
 	survives(VD_F_EVENT_IDX);
 }
 
-Test(back_process_passt, the_same_with_packed_rings, .timeout = 120)
+Test(back_process_passt, the_same_with_packed_rings, .timeout = 600)
 {
 	srand(32);
 	survives(VD_F_PACKED | VD_F_EVENT_IDX);
 }
 
-Test(back_process_passt, a_program_that_ends_takes_the_link_down_in_each_life, .timeout = 60)
+Test(back_process_passt, a_program_that_ends_takes_the_link_down_in_each_life, .timeout = 300)
 {
 	uint16_t status = 1;
 

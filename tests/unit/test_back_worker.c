@@ -230,7 +230,7 @@ static uint16_t warm_up(uint16_t n)
 	return n;
 }
 
-Test(back, a_polling_worker_finds_chains_that_nobody_announced, .timeout = 120)
+Test(back, a_polling_worker_finds_chains_that_nobody_announced, .timeout = 600)
 {
 	uint16_t n;
 
@@ -258,7 +258,7 @@ static uint64_t cpu_ns(void)
 }
 
 /* One may look for up to a millisecond; after the last request that is all. */
-Test(back, an_idle_worker_that_polls_takes_no_cpu, .timeout = 120)
+Test(back, an_idle_worker_that_polls_takes_no_cpu, .timeout = 600)
 {
 	enum { IDLE_NS = 300000000, LITTLE_NS = 60000000 };
 	uint64_t before;
@@ -275,7 +275,7 @@ Test(back, an_idle_worker_that_polls_takes_no_cpu, .timeout = 120)
 }
 
 /* As a disk that waits for its rate: what it leaves is its own to fetch, and looking would never end. */
-Test(back, a_polling_worker_does_not_spin_on_chains_that_are_meant_to_lie, .timeout = 120)
+Test(back, a_polling_worker_does_not_spin_on_chains_that_are_meant_to_lie, .timeout = 600)
 {
 	unsigned handled;
 
@@ -295,7 +295,7 @@ Test(back, a_polling_worker_does_not_spin_on_chains_that_are_meant_to_lie, .time
 	front_set_status(f, 0);
 }
 
-Test(back, a_polling_worker_goes_to_sleep_and_is_woken_by_a_kick, .timeout = 120)
+Test(back, a_polling_worker_goes_to_sleep_and_is_woken_by_a_kick, .timeout = 600)
 {
 	echo->dev.poll_ns = 1000;
 	rig_run_workers(&rig);

@@ -77,7 +77,7 @@ static void refused(int code, const char *why)
 	cr_assert(strstr(e.text, why), "'%s' does not say '%s'", e.text, why);
 }
 
-TestSuite(bzimage, .init = init, .timeout = 20);
+TestSuite(bzimage, .init = init, .timeout = 180);
 
 Test(bzimage, the_elf_inside_is_entered_by_its_pvh_note)
 {

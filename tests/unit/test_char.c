@@ -31,7 +31,7 @@ static void remove_dir(void)
 	cr_expect_eq(system(cmd), 0);
 }
 
-TestSuite(char, .init = make_dir, .fini = remove_dir, .timeout = 60);
+TestSuite(char, .init = make_dir, .fini = remove_dir, .timeout = 300);
 
 static const char *in_dir(const char *name)
 {

@@ -14,7 +14,7 @@
 
 #include "tests/driver/char_end.h"
 
-TestSuite(char_tty, .timeout = 60);
+TestSuite(char_tty, .timeout = 300);
 
 struct outside {
 	int master;         /* the user's side of the terminal */

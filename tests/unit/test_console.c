@@ -101,7 +101,7 @@ static void tear_down(void)
 	unlink(rig.path);
 }
 
-TestSuite(console, .init = set_up, .fini = tear_down, .timeout = 60);
+TestSuite(console, .init = set_up, .fini = tear_down, .timeout = 300);
 
 /* The worker runs under its filter: a system call without a row kills the test. Sanitizers make calls of their own. */
 static void make(enum char_mode mode)

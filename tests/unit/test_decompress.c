@@ -159,7 +159,7 @@ static int run(const struct decompress_format *f, size_t len, size_t cap)
 	return r;
 }
 
-TestSuite(decompress, .init = make_plain, .timeout = 60);
+TestSuite(decompress, .init = make_plain, .timeout = 300);
 
 Test(decompress, what_was_packed_comes_back)
 {

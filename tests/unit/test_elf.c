@@ -39,7 +39,7 @@ static void make_pvh(void)
 	img_elf(elf, true);
 }
 
-TestSuite(elf, .init = make_pvh, .timeout = 20);
+TestSuite(elf, .init = make_pvh, .timeout = 180);
 
 Test(elf, a_pvh_note_is_found_behind_foreign_ones)
 {

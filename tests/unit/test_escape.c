@@ -348,7 +348,7 @@ static void end(pid_t victim)
 	waitpid(victim, NULL, 0);
 }
 
-Test(escape, no_sealed_thread_gets_out, .timeout = 120)
+Test(escape, no_sealed_thread_gets_out, .timeout = 600)
 {
 	struct sandbox_role role[ROLES];
 	pid_t victim;
@@ -370,7 +370,7 @@ Test(escape, no_sealed_thread_gets_out, .timeout = 120)
 	end(victim);
 }
 
-Test(escape, confinement_alone_holds_what_it_is_there_for, .timeout = 120)
+Test(escape, confinement_alone_holds_what_it_is_there_for, .timeout = 600)
 {
 	const struct sandbox_role none = { .name = "main" };
 	pid_t victim;

@@ -30,7 +30,7 @@ static void init(void)
 	e.text[0] = 0;
 }
 
-TestSuite(fdt, .init = init, .timeout = 60);
+TestSuite(fdt, .init = init, .timeout = 300);
 
 static void build(void)
 {

@@ -43,7 +43,7 @@ static void tear_down(void)
 	rmdir(at.directory);
 }
 
-TestSuite(jail, .init = set_up, .fini = tear_down, .timeout = 60);
+TestSuite(jail, .init = set_up, .fini = tear_down, .timeout = 300);
 
 static void refused(struct options_jail o, int code, const char *words)
 {

@@ -422,7 +422,7 @@ Test(link_passt, close_ends_a_program_that_does_not_want_to)
 }
 
 /* An ARP request for the gateway is answered by passt itself, whatever the host's network is. */
-Test(link_passt, the_real_program_answers_arp, .timeout = 20)
+Test(link_passt, the_real_program_answers_arp, .timeout = 180)
 {
 	static const char *const args[] = { "--address", "10.9.8.2", "--netmask", "24", "--gateway",
 		"10.9.8.1",

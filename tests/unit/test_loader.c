@@ -39,7 +39,7 @@ static const uint8_t *at(uint64_t gpa)
 	return fw_ram_at(&m, gpa, PAGE_4K);
 }
 
-TestSuite(loader, .init = init, .timeout = 20);
+TestSuite(loader, .init = init, .timeout = 180);
 TestSuite(e820, .init = init);
 
 Test(loader, pvh_start_info_names_all_that_the_kernel_needs)

@@ -149,7 +149,7 @@ static bool look(void *ctx)
 }
 
 /* It is called before the loop sleeps; while it wants more the loop does not sleep, and the others have their turn. */
-Test(loop, who_looks_keeps_the_loop_awake_and_does_not_starve_it, .timeout = 60)
+Test(loop, who_looks_keeps_the_loop_awake_and_does_not_starve_it, .timeout = 300)
 {
 	struct looker l = { 0 };
 	struct loop_idle idle = { .fn = look, .ctx = &l };

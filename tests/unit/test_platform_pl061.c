@@ -316,7 +316,7 @@ static void *presser(void *arg)
 	return NULL;
 }
 
-Test(pl061, presses_and_reads_at_the_same_time_end_in_order, .timeout = 60)
+Test(pl061, presses_and_reads_at_the_same_time_end_in_order, .timeout = 300)
 {
 	struct rig r;
 	pthread_t thread;

@@ -103,7 +103,7 @@ static void live(void *ctx, int tomb)
 		usleep(1000);
 }
 
-Test(process, it_is_started_again_until_it_dies_too_often, .timeout = 30)
+Test(process, it_is_started_again_until_it_dies_too_often, .timeout = 180)
 {
 	make(live, 4096);
 	process_bear(p, 4, 60);
@@ -122,7 +122,7 @@ Test(process, it_is_started_again_until_it_dies_too_often, .timeout = 30)
 	end();
 }
 
-Test(process, what_main_asks_for_does_not_count_as_a_death, .timeout = 30)
+Test(process, what_main_asks_for_does_not_count_as_a_death, .timeout = 180)
 {
 	make(live, 4096);
 	process_bear(p, 1, 60);
@@ -152,7 +152,7 @@ static void leave_something(void *ctx, int tomb)
 	}
 }
 
-Test(process, the_next_life_begins_when_nothing_is_left_of_the_last, .timeout = 30)
+Test(process, the_next_life_begins_when_nothing_is_left_of_the_last, .timeout = 180)
 {
 	make(leave_something, 4096);
 	start(SANDBOX_OFF, NULL);
@@ -181,7 +181,7 @@ static unsigned open_fds(void)
 	return n;
 }
 
-Test(process, a_hundred_of_them_leave_nothing, .timeout = 60)
+Test(process, a_hundred_of_them_leave_nothing, .timeout = 300)
 {
 	unsigned fds = 0;
 	long pages = 0;
@@ -399,19 +399,19 @@ static void drill(bool filter, bool worker)
 	cr_assert_eq(WEXITSTATUS(status), 0, "%d", WEXITSTATUS(status));
 }
 
-Test(process, nobody_gets_out_of_a_worker, .timeout = 60)
+Test(process, nobody_gets_out_of_a_worker, .timeout = 300)
 {
 	needs_filters();
 	drill(true, true);
 }
 
-Test(process, nobody_gets_out_of_a_keeper, .timeout = 60)
+Test(process, nobody_gets_out_of_a_keeper, .timeout = 300)
 {
 	needs_filters();
 	drill(true, false);
 }
 
-Test(process, its_walls_hold_without_a_filter, .timeout = 60)
+Test(process, its_walls_hold_without_a_filter, .timeout = 300)
 {
 	if (!filters_work() || !confines())
 		cr_skip_test("this host has no namespaces, or an old Landlock or none");

@@ -307,7 +307,7 @@ Test(qcow2, a_failed_flush_is_remembered)
 }
 
 /* For who looks again and again, as a worker does that polls: without draining, and without a loop. */
-Test(qcow2, what_the_file_has_done_is_found_by_looking, .timeout = 120)
+Test(qcow2, what_the_file_has_done_is_found_by_looking, .timeout = 600)
 {
 	static uint8_t buf[4096] __attribute__((aligned(4096)));
 	struct iovec iov = { buf, sizeof(buf) };

@@ -198,27 +198,27 @@ static void dies_anywhere(uint64_t features)
 	end();
 }
 
-Test(queue_record, nothing_is_lost_or_doubled_split, .timeout = 120)
+Test(queue_record, nothing_is_lost_or_doubled_split, .timeout = 600)
 {
 	dies_anywhere(VD_F_EVENT_IDX);
 }
 
-Test(queue_record, nothing_is_lost_or_doubled_split_indirect, .timeout = 120)
+Test(queue_record, nothing_is_lost_or_doubled_split_indirect, .timeout = 600)
 {
 	dies_anywhere(VD_F_INDIRECT);
 }
 
-Test(queue_record, nothing_is_lost_or_doubled_packed, .timeout = 120)
+Test(queue_record, nothing_is_lost_or_doubled_packed, .timeout = 600)
 {
 	dies_anywhere(VD_F_PACKED | VD_F_EVENT_IDX);
 }
 
-Test(queue_record, nothing_is_lost_or_doubled_packed_indirect, .timeout = 120)
+Test(queue_record, nothing_is_lost_or_doubled_packed_indirect, .timeout = 600)
 {
 	dies_anywhere(VD_F_PACKED | VD_F_INDIRECT);
 }
 
-Test(queue_record, nothing_is_lost_or_doubled_in_order, .timeout = 120)
+Test(queue_record, nothing_is_lost_or_doubled_in_order, .timeout = 600)
 {
 	dies_anywhere(VD_F_IN_ORDER);
 }
@@ -349,8 +349,8 @@ static void any_record(uint64_t features)
 	end();
 }
 
-Test(queue_record, any_bytes_split, .timeout = 60) { any_record(0); }
-Test(queue_record, any_bytes_packed, .timeout = 60) { any_record(VD_F_PACKED); }
+Test(queue_record, any_bytes_split, .timeout = 300) { any_record(0); }
+Test(queue_record, any_bytes_packed, .timeout = 300) { any_record(VD_F_PACKED); }
 
 Test(queue_record, a_used_index_that_the_guest_wrote_is_noticed)
 {

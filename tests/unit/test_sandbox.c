@@ -247,18 +247,18 @@ static void confined_with_ahead(bool dies, bool old_kernel)
 	cr_assert_eq(WEXITSTATUS(status), 0);
 }
 
-Test(sandbox, all_namespaces_made_ahead_are_entered, .timeout = 120)
+Test(sandbox, all_namespaces_made_ahead_are_entered, .timeout = 600)
 {
 	confined_with_ahead(false, false);
 }
 
-Test(sandbox, those_of_a_thread_that_is_gone_are_made_anew, .timeout = 120)
+Test(sandbox, those_of_a_thread_that_is_gone_are_made_anew, .timeout = 600)
 {
 	confined_with_ahead(true, false);
 }
 
 /* Its thread may be gone: each namespace has a descriptor of its own. */
-Test(sandbox, without_descriptors_of_threads_there_is_one_per_namespace, .timeout = 120)
+Test(sandbox, without_descriptors_of_threads_there_is_one_per_namespace, .timeout = 600)
 {
 	confined_with_ahead(false, true);
 	confined_with_ahead(true, true);

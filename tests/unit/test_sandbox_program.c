@@ -257,7 +257,7 @@ static struct sandbox_role role_of(size_t i)
 	return role;
 }
 
-Test(sandbox_program, it_answers_as_libseccomp_does, .timeout = 120)
+Test(sandbox_program, it_answers_as_libseccomp_does, .timeout = 600)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(roles); i++) {
 		struct sandbox_role role = role_of(i);

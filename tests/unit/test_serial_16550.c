@@ -80,7 +80,7 @@ static void tear_down(void)
 	unlink(rig.path);
 }
 
-TestSuite(serial, .init = set_up, .fini = tear_down, .timeout = 60);
+TestSuite(serial, .init = set_up, .fini = tear_down, .timeout = 300);
 
 static void make(enum char_mode mode)
 {

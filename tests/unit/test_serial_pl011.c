@@ -102,7 +102,7 @@ static void tear_down(void)
 	unlink(rig.path);
 }
 
-TestSuite(pl011, .init = set_up, .fini = tear_down, .timeout = 60);
+TestSuite(pl011, .init = set_up, .fini = tear_down, .timeout = 300);
 
 static void make(enum char_mode mode)
 {

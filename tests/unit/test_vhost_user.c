@@ -47,7 +47,7 @@ Test(vhost_user, the_back_end_interrupts_the_guest_by_itself)
 	vr_free(v);
 }
 
-Test(vhost_user, every_queue_is_served, .timeout = 60)
+Test(vhost_user, every_queue_is_served, .timeout = 300)
 {
 	struct vr *v = vr_disk(VR_QUEUES, VD_F_INDIRECT | VIRTIO_BIT(BLK_F_MQ));
 
@@ -58,7 +58,7 @@ Test(vhost_user, every_queue_is_served, .timeout = 60)
 }
 
 /* Our own addresses are nobody's business; a memory table where there are no slots. */
-Test(vhost_user, an_older_back_end_is_enough, .timeout = 60)
+Test(vhost_user, an_older_back_end_is_enough, .timeout = 300)
 {
 	struct vr *v = vr_new(false);
 
@@ -130,7 +130,7 @@ static unsigned open_fds(void)
 	return n;
 }
 
-Test(vhost_user, killed_a_hundred_times_under_load, .timeout = 250)
+Test(vhost_user, killed_a_hundred_times_under_load, .timeout = 600)
 {
 	struct vr *v = vr_disk(2, VIRTIO_BIT(BLK_F_MQ));
 	unsigned before;
@@ -144,7 +144,7 @@ Test(vhost_user, killed_a_hundred_times_under_load, .timeout = 250)
 	vr_free(v);
 }
 
-Test(vhost_user, killed_under_load_with_indirect_descriptors, .timeout = 250)
+Test(vhost_user, killed_under_load_with_indirect_descriptors, .timeout = 600)
 {
 	struct vr *v = vr_disk(2, VIRTIO_BIT(BLK_F_MQ) | VD_F_INDIRECT);
 
@@ -153,7 +153,7 @@ Test(vhost_user, killed_under_load_with_indirect_descriptors, .timeout = 250)
 }
 
 /* The back end insists on what the in-flight buffer says of each position. */
-Test(vhost_user, packed_rings_killed_fifty_times, .timeout = 250)
+Test(vhost_user, packed_rings_killed_fifty_times, .timeout = 600)
 {
 	struct vr *v = vr_disk(2, VIRTIO_BIT(BLK_F_MQ) | VD_F_PACKED);
 
@@ -163,7 +163,7 @@ Test(vhost_user, packed_rings_killed_fifty_times, .timeout = 250)
 	vr_free(v);
 }
 
-Test(vhost_user, packed_rings_with_indirect_descriptors, .timeout = 250)
+Test(vhost_user, packed_rings_with_indirect_descriptors, .timeout = 600)
 {
 	struct vr *v = vr_disk(1, VD_F_INDIRECT | VD_F_PACKED);
 
@@ -172,7 +172,7 @@ Test(vhost_user, packed_rings_with_indirect_descriptors, .timeout = 250)
 	vr_free(v);
 }
 
-Test(vhost_user, packed_rings_stop_and_go_on, .timeout = 60)
+Test(vhost_user, packed_rings_stop_and_go_on, .timeout = 300)
 {
 	struct vr *v = vr_disk(1, VD_F_PACKED);
 
@@ -193,7 +193,7 @@ Test(vhost_user, packed_rings_stop_and_go_on, .timeout = 60)
 }
 
 /* Under the worker's own filter: a call without a row would end this process. */
-Test(vhost_user, a_sealed_worker_connects_again, .timeout = 60)
+Test(vhost_user, a_sealed_worker_connects_again, .timeout = 300)
 {
 	struct vr *v;
 
@@ -214,7 +214,7 @@ Test(vhost_user, a_sealed_worker_connects_again, .timeout = 60)
 	vr_free(v);
 }
 
-Test(vhost_user, as_server_it_waits_and_is_found_again, .timeout = 120)
+Test(vhost_user, as_server_it_waits_and_is_found_again, .timeout = 600)
 {
 	struct vr *v = vr_new(false);
 
@@ -243,7 +243,7 @@ static void come_back_badly(struct vr *v, enum end_manners manners, enum vhost_u
 	vr_load(v, 50);
 }
 
-Test(vhost_user, nonsense_is_a_stall_and_not_an_error, .timeout = 250)
+Test(vhost_user, nonsense_is_a_stall_and_not_an_error, .timeout = 600)
 {
 	static const enum vhost_user_request requests[] = { VHOST_USER_GET_FEATURES, VHOST_USER_GET_PROTOCOL_FEATURES,
 		VHOST_USER_GET_QUEUE_NUM, VHOST_USER_GET_MAX_MEM_SLOTS, VHOST_USER_GET_CONFIG, VHOST_USER_ADD_MEM_REG };
@@ -256,7 +256,7 @@ Test(vhost_user, nonsense_is_a_stall_and_not_an_error, .timeout = 250)
 	vr_free(v);
 }
 
-Test(vhost_user, a_back_end_that_hangs_is_left, .timeout = 60)
+Test(vhost_user, a_back_end_that_hangs_is_left, .timeout = 300)
 {
 	struct vr *v = vr_disk(1, 0);
 	pid_t hung;
@@ -276,7 +276,7 @@ Test(vhost_user, a_back_end_that_hangs_is_left, .timeout = 60)
 	vr_free(v);
 }
 
-Test(vhost_user, a_stop_does_not_wait_for_a_hung_back_end_for_ever, .timeout = 60)
+Test(vhost_user, a_stop_does_not_wait_for_a_hung_back_end_for_ever, .timeout = 300)
 {
 	struct vr *v = vr_new(false);
 	uint64_t begin;
@@ -297,7 +297,7 @@ Test(vhost_user, a_stop_does_not_wait_for_a_hung_back_end_for_ever, .timeout = 6
 	vr_free(v);
 }
 
-Test(vhost_user, answers_may_come_in_pieces, .timeout = 60)
+Test(vhost_user, answers_may_come_in_pieces, .timeout = 300)
 {
 	struct vr *v = vr_new(false);
 
@@ -308,7 +308,7 @@ Test(vhost_user, answers_may_come_in_pieces, .timeout = 60)
 	vr_free(v);
 }
 
-Test(vhost_user, one_that_offers_less_than_the_guest_uses_is_left, .timeout = 60)
+Test(vhost_user, one_that_offers_less_than_the_guest_uses_is_left, .timeout = 300)
 {
 	struct vr *v = vr_disk(1, VD_F_INDIRECT | VIRTIO_BIT(BLK_F_FLUSH));
 
@@ -331,7 +331,7 @@ Test(vhost_user, one_that_offers_less_than_the_guest_uses_is_left, .timeout = 60
 
 /* --- pause, state, reset --- */
 
-Test(vhost_user, pause_and_resume, .timeout = 60)
+Test(vhost_user, pause_and_resume, .timeout = 300)
 {
 	struct vr *v = vr_disk(2, VIRTIO_BIT(BLK_F_MQ));
 
@@ -345,7 +345,7 @@ Test(vhost_user, pause_and_resume, .timeout = 60)
 	vr_free(v);
 }
 
-Test(vhost_user, one_that_answers_before_it_is_done_is_waited_for, .timeout = 60)
+Test(vhost_user, one_that_answers_before_it_is_done_is_waited_for, .timeout = 300)
 {
 	struct vr *v = vr_new(false);
 
@@ -368,7 +368,7 @@ static int save(struct vr *v, struct state_writer *w)
 	return v->rig.dev->ops->save(v->rig.dev, w);
 }
 
-Test(vhost_user, stopped_saved_and_restarted_without_a_back_end, .timeout = 60)
+Test(vhost_user, stopped_saved_and_restarted_without_a_back_end, .timeout = 300)
 {
 	struct vr *v = vr_disk(1, 0);
 	struct state_reader r;
@@ -389,7 +389,7 @@ Test(vhost_user, stopped_saved_and_restarted_without_a_back_end, .timeout = 60)
 }
 
 /* Which they are only the in-flight buffer says, and that does not travel. */
-Test(vhost_user, open_requests_of_a_lost_back_end_are_not_saved_but_kept, .timeout = 60)
+Test(vhost_user, open_requests_of_a_lost_back_end_are_not_saved_but_kept, .timeout = 300)
 {
 	struct vr *v = vr_new(false);
 	struct state_writer w;
@@ -415,7 +415,7 @@ Test(vhost_user, open_requests_of_a_lost_back_end_are_not_saved_but_kept, .timeo
 	vr_free(v);
 }
 
-Test(vhost_user, a_reset_begins_anew_with_and_without_a_back_end, .timeout = 60)
+Test(vhost_user, a_reset_begins_anew_with_and_without_a_back_end, .timeout = 300)
 {
 	struct vr *v = vr_disk(2, VIRTIO_BIT(BLK_F_MQ));
 
@@ -451,7 +451,7 @@ static bool needs_reset(struct vr *v)
 	return front_status(vr_front(v)) & VIRTIO_S_NEEDS_RESET;
 }
 
-Test(vhost_user, without_tracking_open_requests_need_a_reset, .timeout = 60)
+Test(vhost_user, without_tracking_open_requests_need_a_reset, .timeout = 300)
 {
 	struct vr *v = without_tracking();
 
@@ -473,7 +473,7 @@ Test(vhost_user, without_tracking_open_requests_need_a_reset, .timeout = 60)
 	vr_free(v);
 }
 
-Test(vhost_user, without_tracking_an_idle_ring_goes_on, .timeout = 60)
+Test(vhost_user, without_tracking_an_idle_ring_goes_on, .timeout = 300)
 {
 	struct vr *v = without_tracking();
 	const struct vhost_user *vu = vu_of(v);
@@ -491,7 +491,7 @@ Test(vhost_user, without_tracking_an_idle_ring_goes_on, .timeout = 60)
 
 /* --- config space --- */
 
-Test(vhost_user, the_guest_hears_of_a_larger_disk, .timeout = 60)
+Test(vhost_user, the_guest_hears_of_a_larger_disk, .timeout = 300)
 {
 	struct vr *v = vr_new(false);
 
@@ -516,7 +516,7 @@ static uint8_t write_cache(struct vr *v)
 	return byte;
 }
 
-Test(vhost_user, what_the_driver_wrote_is_told_to_the_next_back_end, .timeout = 60)
+Test(vhost_user, what_the_driver_wrote_is_told_to_the_next_back_end, .timeout = 300)
 {
 	struct vr *v = vr_disk(1, VIRTIO_BIT(BLK_F_CONFIG_WCE));
 	const uint8_t off = 0;
@@ -597,7 +597,7 @@ Test(vhost_user_start, options_that_are_the_programs_business)
 	refused(vr_new(true), "num_queues=3", "even");
 }
 
-Test(vhost_user_start, nonsense_and_silence, .timeout = 60)
+Test(vhost_user_start, nonsense_and_silence, .timeout = 300)
 {
 	for (enum end_manners m = END_HANGS; m <= END_CLOSES; m++) {
 		struct vr *v = vr_new(false);
@@ -652,7 +652,7 @@ static void echo(struct vr *v, unsigned pair, uint8_t byte)
 	cr_assert(!memcmp(to->data, from->data, len));
 }
 
-Test(vhost_user_net, frames_pass_also_after_the_program_was_killed, .timeout = 60)
+Test(vhost_user_net, frames_pass_also_after_the_program_was_killed, .timeout = 300)
 {
 	struct vr *v = vr_net(2, 0);
 	uint8_t config[8];
@@ -686,7 +686,7 @@ static uint8_t command(struct vr *v, unsigned q, const char bytes[4])
 }
 
 /* The control queue is ours: the program behind the others never sees it. */
-Test(vhost_user_net, pairs_come_into_use_by_command, .timeout = 60)
+Test(vhost_user_net, pairs_come_into_use_by_command, .timeout = 300)
 {
 	struct vr *v = vr_new(true);
 
@@ -710,7 +710,7 @@ Test(vhost_user_net, pairs_come_into_use_by_command, .timeout = 60)
 	vr_free(v);
 }
 
-Test(vhost_user_net, without_mq_the_control_queue_is_the_third, .timeout = 60)
+Test(vhost_user_net, without_mq_the_control_queue_is_the_third, .timeout = 300)
 {
 	struct vr *v = vr_new(true);
 
@@ -733,7 +733,7 @@ Test(vhost_user_net, one_pair_has_no_control_queue)
 }
 
 /* The address and the pairs in use travel. */
-Test(vhost_user_net, saved_and_loaded, .timeout = 60)
+Test(vhost_user_net, saved_and_loaded, .timeout = 300)
 {
 	struct vr *v = vr_new(true), *to = vr_new(true);
 	uint8_t mac[2][6];
