@@ -2,8 +2,8 @@
 # Disks under load, for correctness and not for speed: fio in a Linux guest mixes random reads and writes, 32 deep, on all disks at
 # once, and verifies each block by its checksum; then the host compares what the guest sees with what is in the files.
 . "$(dirname "$0")/lib.sh"
-# What is asked here is asked of devices, not of the CPU.
-[ "$arch" = "$(uname -m)" ] || exit 0
+# What is asked here is asked of devices, not of the CPU: not in an emulated host of another one, which has no such programs.
+[ "$arch:${RIG:-}" != aarch64:1 ] || exit 0
 
 # The guest's words about disk $1 and the first $mib MiB of $2, or of the bytes that the image $2 stands for, agree.
 agrees() {
