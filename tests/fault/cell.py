@@ -71,6 +71,14 @@ class Writer:
         c = self.counts(number)
         expect(c == (number, blocks, 0, OK, 2 * BLOCKS, 0, 0, 0), f"round {number}: {c}\n{self.p.output[-2000:]}")
 
+    def goes_on_to_the_end(self):
+        """Round 2, which has been let go, and a third one: as if nothing had been."""
+        self.sound(2)
+        self.go(2)
+        self.sound(3)
+        self.go(3)
+        self.end()
+
     def end(self):
         """It says that nothing was corrupt and nothing unanswered, and powers off."""
         status = self.p.finish()

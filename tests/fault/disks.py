@@ -193,11 +193,7 @@ def stopped(form):
             time.sleep(0.02)
             w.p.signal(signal.SIGCONT)
             time.sleep(0.005)
-        w.sound(2)
-        w.go(2)
-        w.sound(3)
-        w.go(3)
-        w.end()
+        w.goes_on_to_the_end()
         after(path, form, (3,))
     return case
 

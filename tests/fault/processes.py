@@ -68,11 +68,7 @@ def hung(form):
         expect(w.at() < 2, "it is stopped")
         quiet(w.p)
         os.kill(pid, signal.SIGCONT)
-        w.sound(2)
-        w.go(2)
-        w.sound(3)
-        w.go(3)
-        w.end()
+        w.goes_on_to_the_end()
         after(path, form, (3,))
     return case
 
