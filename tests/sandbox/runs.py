@@ -48,6 +48,12 @@ def disk_with_a_limit(bench):
     bench.guest_run(words, "--disk", f"path={path},num_queues=2,serial={devices.SERIAL},ops_size=2,ops_refill_time=1")
 
 
+def net_with_a_limit(bench):
+    """So low that no machine is too slow to reach it."""
+    network = bench.network()
+    bench.guest_run(devices.net_words(), "--net", "tap=tap0,ops_size=1,ops_refill_time=10", within=network.inside())
+
+
 def terminal(bench, more=""):
     """A terminal as stdin and stdout: raw, another size while it runs, ^A x."""
     master, slave = pty.openpty()
@@ -194,6 +200,7 @@ def cases():
         yield name, known[name]
     yield "disk without io_uring", disk_without_io_uring
     yield "disk with a limit", disk_with_a_limit
+    yield "net with a limit", net_with_a_limit
     yield "a process on one CPU", bound_to_a_cpu
     yield "a process that stops", stopped
     yield "terminal", terminal
