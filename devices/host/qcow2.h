@@ -307,6 +307,7 @@ void qcow2_queue_detach(struct disk_queue *q);
 int qcow2_queue_start(struct disk_queue *q, struct disk_request *rq);
 void qcow2_queue_submit(struct disk_queue *q);
 bool qcow2_queue_poll(struct disk_queue *q);
+bool qcow2_queue_gather(struct disk_queue *q);
 void qcow2_queue_drain(struct disk_queue *q);
 
 #endif

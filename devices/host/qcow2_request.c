@@ -318,8 +318,11 @@ static void on_retry(void *ctx)
 		qcow2_queue_submit(q);
 }
 
-/* Begin what can begin, send, report; a bounded number of rounds, then the loop has its turn. */
-static void rounds(struct disk_queue *q)
+/*
+ * Begin what can begin, send, report; a bounded number of rounds, then the loop has its turn.
+ * `gather`: the first time the file may wait, see gather() of disk_ops.
+ */
+static void rounds(struct disk_queue *q, bool gather)
 {
 	const struct disk *file = q->img->file, *backing = q->img->backing;
 
@@ -328,9 +331,13 @@ static void rounds(struct disk_queue *q)
 		q->changed = false;
 		if (q->waiting)
 			begin_waiting(q);
-		file->ops->submit(q->file);
 		if (backing)
 			backing->ops->submit(q->backing);
+		if (gather && file->ops->gather)
+			file->ops->gather(q->file);
+		else
+			file->ops->submit(q->file);
+		gather = false;
 		if (q->finished) {
 			q->finished = 0;
 			q->events.batch_done(q->events.ctx);
@@ -346,7 +353,7 @@ static void on_low_batch_done(void *ctx)
 	struct disk_queue *q = ctx;
 
 	if (!q->inside)
-		rounds(q);
+		rounds(q, false);
 }
 
 int qcow2_queue_start(struct disk_queue *q, struct disk_request *rq)
@@ -380,7 +387,7 @@ int qcow2_queue_start(struct disk_queue *q, struct disk_request *rq)
 void qcow2_queue_submit(struct disk_queue *q)
 {
 	if (!q->inside && q->changed)
-		rounds(q);
+		rounds(q, false);
 }
 
 static void poll_low(const struct disk *d, struct disk_queue *low)
@@ -401,6 +408,18 @@ bool qcow2_queue_poll(struct disk_queue *q)
 	return q->in_flight < before;
 }
 
+bool qcow2_queue_gather(struct disk_queue *q)
+{
+	const struct disk *file = q->img->file;
+	unsigned before = q->in_flight;
+
+	if (!q->inside && q->changed)
+		rounds(q, true);
+	else if (!q->inside && before && file->ops->gather)
+		file->ops->gather(q->file);
+	return q->in_flight < before || qcow2_queue_poll(q);
+}
+
 void qcow2_queue_drain(struct disk_queue *q)
 {
 	const struct disk *file = q->img->file, *backing = q->img->backing;
@@ -408,7 +427,7 @@ void qcow2_queue_drain(struct disk_queue *q)
 	if (q->inside)
 		return;
 	while (q->in_flight) {
-		rounds(q);
+		rounds(q, false);
 		file->ops->drain(q->file);
 		if (backing)
 			backing->ops->drain(q->backing);
