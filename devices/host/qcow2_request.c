@@ -270,6 +270,11 @@ static void try_begin(struct disk_queue *q, struct qcow2_slot *s)
 {
 	int r = 0;
 
+	/* Until it runs nobody knows what it will have to change. */
+	if (qcow2_fetch(q, s)) {
+		set_exclusive(q, s, s->rq->op != DISK_READ);
+		return;
+	}
 	if (s->rq->op == DISK_WRITE)
 		r = qcow2_write_classify(q->img, s);
 	if (r < 0) {
@@ -280,7 +285,6 @@ static void try_begin(struct disk_queue *q, struct qcow2_slot *s)
 	if (s->ranged && s->rq->op != DISK_READ)
 		set_exclusive(q, s, r || s->rq->op != DISK_WRITE);
 	if (conflicts(q, s)) {
-		/* Until it runs nobody knows what it will have to change. */
 		if (s->rq->op != DISK_READ)
 			set_exclusive(q, s, true);
 		return;
@@ -511,7 +515,7 @@ int qcow2_queue_create(struct disk_queue **ret, struct disk *d, unsigned depth,
 	q->events = *events;
 	q->depth = depth;
 	q->slots = calloc(depth, sizeof(*q->slots));
-	if (!q->slots || make_bounces(q))
+	if (!q->slots || make_bounces(q) || qcow2_fetch_create(q))
 		r = error_set(err, ENOMEM, "out of memory for %u requests", depth);
 	for (unsigned i = depth; q->slots && i--;) {
 		q->slots[i].next = q->free;
@@ -555,6 +559,7 @@ void qcow2_queue_destroy(struct disk_queue *q)
 		free(q->bounces[i].iov);
 	}
 	free(q->bounces);
+	qcow2_fetch_free(q);
 	free(q->slots);
 	free(q);
 }
