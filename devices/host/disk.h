@@ -114,6 +114,13 @@ struct disk_ops {
 	 */
 	bool (*poll)(struct disk_queue *q);
 	/*
+	 * In place of submit() or poll(), for owners that have nothing more to start now: send, and
+	 * where many are in flight wait until a part of them is finished, half a millisecond at
+	 * most, and not where that was in vain of late (gather.h). True as of poll(). NULL: nothing
+	 * is worth waiting for.
+	 */
+	bool (*gather)(struct disk_queue *q);
+	/*
 	 * Block until all in flight are done (their `done` calls are made). Owner: so a machine
 	 * pauses its devices before it stops their workers.
 	 */

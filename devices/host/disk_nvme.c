@@ -312,6 +312,7 @@ static const struct disk_ops nvme_ops = {
 	.start = nvme_start,
 	.submit = raw_queue_submit,
 	.poll = raw_queue_poll,
+	.gather = raw_queue_gather,
 	.drain = raw_queue_drain,
 	.close = nvme_close,
 };

@@ -48,6 +48,7 @@ static const struct disk_ops qcow2_ops = {
 	.start = qcow2_queue_start,
 	.submit = qcow2_queue_submit,
 	.poll = qcow2_queue_poll,
+	.gather = qcow2_queue_gather,
 	.drain = qcow2_queue_drain,
 	.fds = qcow2_fds,
 	.forked = qcow2_forked,

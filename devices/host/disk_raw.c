@@ -359,6 +359,7 @@ static const struct disk_ops raw_ops = {
 	.start = raw_queue_start,
 	.submit = raw_queue_submit,
 	.poll = raw_queue_poll,
+	.gather = raw_queue_gather,
 	.drain = raw_queue_drain,
 	.resize = raw_resize,
 	.slow = raw_slow,

@@ -154,6 +154,7 @@ int raw_queue_attach(struct disk_queue *q, struct loop *loop);
 void raw_queue_detach(struct disk_queue *q);
 int raw_queue_start(struct disk_queue *q, struct disk_request *rq);
 void raw_queue_submit(struct disk_queue *q);
+bool raw_queue_gather(struct disk_queue *q);
 int raw_queue_forked(struct disk_queue *q, int tomb);
 bool raw_queue_poll(struct disk_queue *q);
 void raw_queue_drain(struct disk_queue *q);

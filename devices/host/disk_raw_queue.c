@@ -22,8 +22,10 @@
 #include <limits.h>
 #include <linux/fs.h>
 #include <stdlib.h>
+#include <time.h>
 #include <unistd.h>
 
+#include "devices/host/gather.h"
 #include "devices/host/ring.h"
 
 /* of enter and reap in one submit(), then the loop gets its turn */
@@ -34,9 +36,11 @@ struct disk_queue {
 	struct disk_events events;   /* const */
 	unsigned depth;              /* const */
 	bool has_ring;               /* const */
+	bool gathers;                /* const; its kernel can wait for a while (Linux 5.11) */
 	unsigned nplain;             /* const; raw_queue_start() takes: 1 reads, 2 writes, too */
 	struct io_uring ring;        /* owner */
 	unsigned in_flight;          /* owner; started, not done */
+	struct gather gather;        /* owner */
 	bool enabled, inside;        /* owner; inside: submit() is on the stack */
 	bool finished;               /* owner; done was called since the last batch_done */
 	struct disk_request *head, **tail; /* owner; to be executed next, without a ring */
@@ -297,7 +301,10 @@ static void batch_done(struct disk_queue *q)
 	q->events.batch_done(q->events.ctx);
 }
 
-static void rounds(struct disk_queue *q, bool wait);
+/* How long a round waits: not at all, as gather.h says, until all in flight have come back. */
+enum patience { WAIT_NOT, WAIT_PART, WAIT_ALL };
+
+static void rounds(struct disk_queue *q, enum patience patience);
 
 static void on_retry(void *ctx)
 {
@@ -305,23 +312,63 @@ static void on_retry(void *ctx)
 
 	q->retry_posted = false;
 	if (q->loop) /* else it was drained and detached meanwhile */
-		rounds(q, false);
+		rounds(q, WAIT_NOT);
+}
+
+/*
+ * Under COOP_TASKRUN a completion becomes visible when this thread next enters the kernel, which
+ * one that polls never does; the ring says when it should.
+ */
+static bool must_enter(const struct disk_queue *q)
+{
+	return IO_URING_READ_ONCE(*q->ring.sq.kflags) & IORING_SQ_TASKRUN;
+}
+
+/* The disk is about to end requests: who waits for a part of them does not wait for the disk. */
+static bool some_came(const struct disk_queue *q)
+{
+	return q->gathers && q->in_flight >= GATHER_LEAST && (must_enter(q) || io_uring_cq_ready(&q->ring));
+}
+
+static uint64_t now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+/* Send, and wait for so many, but not longer than is agreed. */
+static int ring_gather(struct disk_queue *q, unsigned want)
+{
+	struct __kernel_timespec most = { .tv_nsec = (long long)gather_patience(&q->gather, want) };
+	const uint64_t begun = now();
+	struct io_uring_cqe *cqe;
+	int r = io_uring_submit_and_wait_timeout(&q->ring, &cqe, want, &most, NULL);
+
+	gather_got(&q->gather, want, io_uring_cq_ready(&q->ring), now() - begun);
+	return r;
 }
 
 /* 0 or more, or -errno of io_uring_enter. */
-static int ring_send(struct disk_queue *q, unsigned wait)
+static int ring_send(struct disk_queue *q, enum patience patience)
 {
-	if (wait && io_uring_cq_ready(&q->ring) < wait)
-		return io_uring_submit_and_wait(&q->ring, wait);
+	unsigned part;
+
+	if (patience == WAIT_ALL && io_uring_cq_ready(&q->ring) < q->in_flight)
+		return io_uring_submit_and_wait(&q->ring, q->in_flight);
+	part = patience == WAIT_PART && some_came(q) ? gather_want(&q->gather, q->in_flight) : 0;
+	if (part)
+		return ring_gather(q, part);
 	return io_uring_sq_ready(&q->ring) ? io_uring_submit(&q->ring) : 0;
 }
 
 /*
  * Send and collect, a bounded number of rounds: a guest that always has one more request must not
- * keep the loop from its other work. `wait`: block until all that is in flight has come back, by
- * one call: each request has one operation out.
+ * keep the loop from its other work. WAIT_ALL is one call: each request has one operation out;
+ * WAIT_PART is for the first round only, since what follows in others is less than that.
  */
-static void rounds(struct disk_queue *q, bool wait)
+static void rounds(struct disk_queue *q, enum patience patience)
 {
 	int r = 0;
 
@@ -330,7 +377,8 @@ static void rounds(struct disk_queue *q, bool wait)
 		if (!q->has_ring) {
 			execute_list(q);
 		} else {
-			r = ring_send(q, wait ? q->in_flight : 0);
+			r = ring_send(q, patience);
+			patience = patience == WAIT_ALL ? WAIT_ALL : WAIT_NOT;
 			if (q->disk->pass)
 				reap_pass(q);
 			else
@@ -352,7 +400,7 @@ static void rounds(struct disk_queue *q, bool wait)
 static void on_ring(void *ctx, unsigned events)
 {
 	(void)events;
-	rounds(ctx, false);
+	rounds(ctx, WAIT_PART);
 }
 
 static __attribute__((noinline)) int start_other(struct disk_queue *q, struct disk_request *rq)
@@ -396,7 +444,7 @@ void raw_queue_submit(struct disk_queue *q)
 {
 	/* From inside a callback: the rounds further up the stack send it. */
 	if (!q->inside && unsent(q))
-		rounds(q, false);
+		rounds(q, WAIT_NOT);
 }
 
 bool raw_queue_poll(struct disk_queue *q)
@@ -405,16 +453,21 @@ bool raw_queue_poll(struct disk_queue *q)
 
 	if (!before || !q->has_ring || q->inside)
 		return false;
-	/*
-	 * Under COOP_TASKRUN a completion becomes visible when this thread next enters the kernel,
-	 * which one that polls never does; the ring says when it should.
-	 */
-	if (IO_URING_READ_ONCE(*q->ring.sq.kflags) & IORING_SQ_TASKRUN)
+	if (must_enter(q))
 		io_uring_get_events(&q->ring);
 	if (!io_uring_cq_ready(&q->ring))
 		return false;
-	rounds(q, false);
+	rounds(q, WAIT_NOT);
 	return q->in_flight < before;
+}
+
+bool raw_queue_gather(struct disk_queue *q)
+{
+	unsigned before = q->in_flight;
+
+	if (!q->inside && (unsent(q) || some_came(q)))
+		rounds(q, WAIT_PART);
+	return q->in_flight < before || raw_queue_poll(q);
 }
 
 void raw_queue_drain(struct disk_queue *q)
@@ -424,7 +477,7 @@ void raw_queue_drain(struct disk_queue *q)
 	 * back.
 	 */
 	while (q->in_flight && !q->inside)
-		rounds(q, true);
+		rounds(q, WAIT_ALL);
 }
 
 int raw_queue_attach(struct disk_queue *q, struct loop *loop)
@@ -457,6 +510,7 @@ static const struct syscall_row ring_syscalls[] = {
 	{ SYSCALL(io_uring_enter, "send a batch of disk requests, collect completions") },
 	{ SYSCALL(io_uring_register, "enable the ring that main made; binds it to this thread",
 		SYSCALL_ARG_EQ(1, RING_ENABLE)) },
+	{ SYSCALL(clock_gettime, "how fast the disk ends requests, where the vDSO cannot tell the time") },
 	SYSCALL_END,
 };
 
@@ -497,6 +551,7 @@ int raw_queue_create(struct disk_queue **ret, struct disk *disk, unsigned depth,
 		return r;
 	}
 	q->has_ring = r == 0;
+	q->gathers = q->has_ring && q->ring.features & IORING_FEAT_EXT_ARG;
 	if (q->has_ring && !q->disk->pass)
 		q->nplain = q->disk->info.readonly || q->disk->image ? DISK_READ + 1 : DISK_WRITE + 1;
 	disk->syscalls[q->has_ring ? 0 : 1] = q->has_ring ? ring_syscalls : plain_syscalls;

@@ -90,7 +90,8 @@ static unsigned move(struct tap_ring *r, struct link_frame *f, unsigned n, bool 
 		sqe->flags |= IOSQE_FIXED_FILE;
 		io_uring_sqe_set_data(sqe, &f[i]);
 	}
-	sent = MAX(io_uring_submit_and_wait(&r->ring, n), 0);
+	sent = io_uring_submit_and_wait(&r->ring, n);
+	sent = MAX(sent, 0);
 	if (sent < (int)n)
 		spoil_rest(r, (unsigned)sent, n);
 	return reap(r, (unsigned)sent);

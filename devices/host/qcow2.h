@@ -11,15 +11,16 @@
  *   qcow2_map.c         guest offset → host offset, and its changes
  *   qcow2_commit.c      the order in which metadata goes to the file
  *   qcow2_compressed.c  compressed clusters
+ *   qcow2_fetch.c       tables that requests wait for while others go on
  *   qcow2_request.c     requests: order, reads, flush;  qcow2_write.c: writes, zeroes, discards
  *   qcow2_log.c         what a process must leave to the next;  qcow2_forked.c: that one
  *   qcow2_create.c      a new image over a base
  *   disk_qcow2.c        the ops of the disk;  disk_open.c: disks by the user's words
  *
  * An image is a disk over a disk: its bytes, data and metadata, go through the queues of the file
- * below. Data is asynchronous. Metadata is read and written by the owner of the queue, which waits
- * for it, on a queue of its own: so tables are never seen half-changed, and a request that needs no
- * metadata from the file never waits for more than what is in front of it.
+ * below. Data is asynchronous, and so are the tables that reads and writes need to begin. All other
+ * metadata is read and written by the owner of the queue, which waits for it, on a queue of its
+ * own: so tables are never seen half-changed.
  */
 #ifndef DEVICES_HOST_QCOW2_H
 #define DEVICES_HOST_QCOW2_H
@@ -151,6 +152,7 @@ struct qcow2 {
 	bool grows;                   /* const; what lies past the end of the file reads as zeroes */
 	uint64_t per_block;           /* const; refcounts in a refcount block */
 
+	uint64_t meta_writes;         /* how often metadata in the file or its cache was replaced */
 	struct disk_queue *meta;      /* NULL while nobody may read or write metadata */
 	int meta_result;
 	unsigned queues;              /* main */
@@ -206,9 +208,12 @@ int qcow2_cache_init(struct qcow2_cache *c, uint64_t bytes, uint64_t cluster_siz
 void qcow2_cache_free(struct qcow2_cache *c);
 /* The slice that holds the byte at `offset`; valid until the next call. NULL: *err says why. */
 uint8_t *qcow2_cache_get(struct qcow2 *img, struct qcow2_cache *c, uint64_t offset, int *err);
+bool qcow2_cache_has(const struct qcow2_cache *c, uint64_t at);
+/* Take in a slice that was read otherwise, where one can give way that is in the file. */
+void qcow2_cache_put(struct qcow2_cache *c, uint64_t at, const uint8_t *data);
 void qcow2_cache_touch(struct qcow2_cache *c, const uint8_t *slice); /* it was changed */
 int qcow2_cache_write(struct qcow2 *img, struct qcow2_cache *c);
-void qcow2_cache_forget(struct qcow2_cache *c, uint64_t offset, uint64_t len);
+void qcow2_cache_forget(struct qcow2 *img, struct qcow2_cache *c, uint64_t offset, uint64_t len);
 int qcow2_table_write(struct qcow2 *img, struct qcow2_table *t);
 void qcow2_table_set(struct qcow2_table *t, uint64_t i, uint64_t v);
 static inline uint64_t qcow2_table_get(const struct qcow2_table *t, uint64_t i)
@@ -248,6 +253,11 @@ int qcow2_settle(struct qcow2 *img);
 
 /* qcow2_map.c. -EIO: the tables make no sense there. */
 int qcow2_map(struct qcow2 *img, uint64_t offset, uint64_t len, struct qcow2_extent *ret);
+/*
+ * Where in the file the first slice of a table is that the range needs and the cache does not have.
+ * 0: none, or nothing that makes sense.
+ */
+uint64_t qcow2_map_missing(const struct qcow2 *img, uint64_t offset, uint64_t len);
 /*
  * Let `count` guest clusters from the one at `offset` on be the host's clusters from `first` on.
  * What cannot be linked is given back.
@@ -307,6 +317,7 @@ void qcow2_queue_detach(struct disk_queue *q);
 int qcow2_queue_start(struct disk_queue *q, struct disk_request *rq);
 void qcow2_queue_submit(struct disk_queue *q);
 bool qcow2_queue_poll(struct disk_queue *q);
+bool qcow2_queue_gather(struct disk_queue *q);
 void qcow2_queue_drain(struct disk_queue *q);
 
 #endif

@@ -41,6 +41,7 @@ int qcow2_io(struct qcow2 *img, enum disk_op op, uint64_t offset, void *buf, uin
 	struct disk_request rq = { .op = op, .offset = offset, .len = len, .iov = &iov, .iovcnt = 1 };
 	int r = img->file->ops->start(img->meta, &rq);
 
+	img->meta_writes += op != DISK_READ;
 	if (r)
 		return r == -ERANGE ? -ENOSPC : r;
 	img->meta_result = -EIO;
@@ -86,16 +87,24 @@ static int slice_write(struct qcow2 *img, struct qcow2_cache *c, struct qcow2_sl
 	return 0;
 }
 
+/* The clean slice of the set that gives way. NULL: all are dirty. */
+static struct qcow2_slice *oldest_clean(struct qcow2_slice *set)
+{
+	struct qcow2_slice *victim = NULL;
+
+	for (int i = 0; i < WAYS; i++)
+		if (!set[i].dirty && (!victim || !set[i].at || (victim->at && set[i].used < victim->used)))
+			victim = &set[i];
+	return victim;
+}
+
 /* The slice of the set that gives way, clean. */
 static struct qcow2_slice *make_room(struct qcow2 *img, struct qcow2_cache *c,
 	struct qcow2_slice *set, int *err)
 {
 	for (int round = 0; round < 2; round++) {
-		struct qcow2_slice *victim = NULL;
+		struct qcow2_slice *victim = oldest_clean(set);
 
-		for (int i = 0; i < WAYS; i++)
-			if (!set[i].dirty && (!victim || !set[i].at || (victim->at && set[i].used < victim->used)))
-				victim = &set[i];
 		if (victim)
 			return victim;
 		*err = c->ordered ? qcow2_commit(img) : slice_write(img, c, &set[0]);
@@ -106,18 +115,42 @@ static struct qcow2_slice *make_room(struct qcow2 *img, struct qcow2_cache *c,
 	return NULL;
 }
 
+static struct qcow2_slice *find(const struct qcow2_cache *c, uint64_t at)
+{
+	struct qcow2_slice *set = set_of(c, at);
+
+	for (int i = 0; i < WAYS; i++)
+		if (set[i].at == at)
+			return &set[i];
+	return NULL;
+}
+
+bool qcow2_cache_has(const struct qcow2_cache *c, uint64_t at)
+{
+	return find(c, at);
+}
+
+void qcow2_cache_put(struct qcow2_cache *c, uint64_t at, const uint8_t *data)
+{
+	struct qcow2_slice *s = find(c, at) ? NULL : oldest_clean(set_of(c, at));
+
+	if (!s)
+		return;
+	s->at = at;
+	s->used = ++c->clock;
+	memcpy(slice_data(c, s), data, c->slice_size);
+}
+
 uint8_t *qcow2_cache_get(struct qcow2 *img, struct qcow2_cache *c, uint64_t offset, int *err)
 {
 	uint64_t at = align_down(offset, c->slice_size);
-	struct qcow2_slice *set = set_of(c, at), *s;
+	struct qcow2_slice *s = find(c, at);
 
-	for (s = set; s < set + WAYS; s++) {
-		if (s->at != at)
-			continue;
+	if (s) {
 		s->used = ++c->clock;
 		return slice_data(c, s);
 	}
-	s = make_room(img, c, set, err);
+	s = make_room(img, c, set_of(c, at), err);
 	if (!s)
 		return NULL;
 	s->at = 0;
@@ -148,8 +181,9 @@ int qcow2_cache_write(struct qcow2 *img, struct qcow2_cache *c)
 	return 0;
 }
 
-void qcow2_cache_forget(struct qcow2_cache *c, uint64_t offset, uint64_t len)
+void qcow2_cache_forget(struct qcow2 *img, struct qcow2_cache *c, uint64_t offset, uint64_t len)
 {
+	img->meta_writes++;
 	for (uint32_t i = 0; i < c->sets * WAYS; i++) {
 		struct qcow2_slice *s = &c->slices[i];
 

@@ -72,6 +72,21 @@ static uint8_t *entry_find(struct qcow2 *img, uint64_t offset, int *err)
 	return slice ? slice + (i & (img->l2_cache.slice_size - 1)) : NULL;
 }
 
+uint64_t qcow2_map_missing(const struct qcow2 *img, uint64_t offset, uint64_t len)
+{
+	const uint64_t end = offset + len;
+
+	while (offset < end) {
+		uint64_t table = qcow2_table_get(&img->l1, l1_index(img, offset)) & QCOW2_OFFSET;
+		uint64_t at = table + align_down(l2_index(img, offset) * 8, img->l2_cache.slice_size);
+
+		if (is_cluster(img, table) && !qcow2_cache_has(&img->l2_cache, at))
+			return at;
+		offset = align_down(offset, img->cluster_size) + slice_left(img, offset) * img->cluster_size;
+	}
+	return 0;
+}
+
 static enum qcow2_kind kind_of(const struct qcow2 *img, uint64_t entry)
 {
 	if (entry & QCOW2_COMPRESSED)
@@ -183,8 +198,8 @@ static int fill_table(struct qcow2 *img, uint64_t to, uint64_t from)
 			return r;
 		memcpy(img->scratch + i, slice, img->l2_cache.slice_size);
 	}
-	qcow2_cache_forget(&img->l2_cache, to, img->cluster_size);
-	qcow2_cache_forget(&img->refcount_cache, to, img->cluster_size);
+	qcow2_cache_forget(img, &img->l2_cache, to, img->cluster_size);
+	qcow2_cache_forget(img, &img->refcount_cache, to, img->cluster_size);
 	return qcow2_io(img, DISK_WRITE, to, img->scratch, img->cluster_size);
 }
 

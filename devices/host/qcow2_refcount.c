@@ -132,8 +132,8 @@ static int write_block(struct qcow2 *img, uint64_t b, uint64_t cluster, uint64_t
 	memset(img->scratch, 0, img->cluster_size);
 	for (uint64_t c = lo; c < hi; c++)
 		qcow2_refcount_write(img->scratch, c % img->per_block, img->h.refcount_order, 1);
-	qcow2_cache_forget(&img->refcount_cache, at, img->cluster_size);
-	qcow2_cache_forget(&img->l2_cache, at, img->cluster_size);
+	qcow2_cache_forget(img, &img->refcount_cache, at, img->cluster_size);
+	qcow2_cache_forget(img, &img->l2_cache, at, img->cluster_size);
 	return qcow2_io(img, DISK_WRITE, at, img->scratch, img->cluster_size);
 }
 

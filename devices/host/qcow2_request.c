@@ -270,6 +270,11 @@ static void try_begin(struct disk_queue *q, struct qcow2_slot *s)
 {
 	int r = 0;
 
+	/* Until it runs nobody knows what it will have to change. */
+	if (qcow2_fetch(q, s)) {
+		set_exclusive(q, s, s->rq->op != DISK_READ);
+		return;
+	}
 	if (s->rq->op == DISK_WRITE)
 		r = qcow2_write_classify(q->img, s);
 	if (r < 0) {
@@ -280,7 +285,6 @@ static void try_begin(struct disk_queue *q, struct qcow2_slot *s)
 	if (s->ranged && s->rq->op != DISK_READ)
 		set_exclusive(q, s, r || s->rq->op != DISK_WRITE);
 	if (conflicts(q, s)) {
-		/* Until it runs nobody knows what it will have to change. */
 		if (s->rq->op != DISK_READ)
 			set_exclusive(q, s, true);
 		return;
@@ -318,8 +322,11 @@ static void on_retry(void *ctx)
 		qcow2_queue_submit(q);
 }
 
-/* Begin what can begin, send, report; a bounded number of rounds, then the loop has its turn. */
-static void rounds(struct disk_queue *q)
+/*
+ * Begin what can begin, send, report; a bounded number of rounds, then the loop has its turn.
+ * `gather`: the first time the file may wait, see gather() of disk_ops.
+ */
+static void rounds(struct disk_queue *q, bool gather)
 {
 	const struct disk *file = q->img->file, *backing = q->img->backing;
 
@@ -328,9 +335,13 @@ static void rounds(struct disk_queue *q)
 		q->changed = false;
 		if (q->waiting)
 			begin_waiting(q);
-		file->ops->submit(q->file);
 		if (backing)
 			backing->ops->submit(q->backing);
+		if (gather && file->ops->gather)
+			file->ops->gather(q->file);
+		else
+			file->ops->submit(q->file);
+		gather = false;
 		if (q->finished) {
 			q->finished = 0;
 			q->events.batch_done(q->events.ctx);
@@ -346,7 +357,7 @@ static void on_low_batch_done(void *ctx)
 	struct disk_queue *q = ctx;
 
 	if (!q->inside)
-		rounds(q);
+		rounds(q, false);
 }
 
 int qcow2_queue_start(struct disk_queue *q, struct disk_request *rq)
@@ -380,7 +391,7 @@ int qcow2_queue_start(struct disk_queue *q, struct disk_request *rq)
 void qcow2_queue_submit(struct disk_queue *q)
 {
 	if (!q->inside && q->changed)
-		rounds(q);
+		rounds(q, false);
 }
 
 static void poll_low(const struct disk *d, struct disk_queue *low)
@@ -401,6 +412,18 @@ bool qcow2_queue_poll(struct disk_queue *q)
 	return q->in_flight < before;
 }
 
+bool qcow2_queue_gather(struct disk_queue *q)
+{
+	const struct disk *file = q->img->file;
+	unsigned before = q->in_flight;
+
+	if (!q->inside && q->changed)
+		rounds(q, true);
+	else if (!q->inside && before && file->ops->gather)
+		file->ops->gather(q->file);
+	return q->in_flight < before || qcow2_queue_poll(q);
+}
+
 void qcow2_queue_drain(struct disk_queue *q)
 {
 	const struct disk *file = q->img->file, *backing = q->img->backing;
@@ -408,7 +431,7 @@ void qcow2_queue_drain(struct disk_queue *q)
 	if (q->inside)
 		return;
 	while (q->in_flight) {
-		rounds(q);
+		rounds(q, false);
 		file->ops->drain(q->file);
 		if (backing)
 			backing->ops->drain(q->backing);
@@ -492,7 +515,7 @@ int qcow2_queue_create(struct disk_queue **ret, struct disk *d, unsigned depth,
 	q->events = *events;
 	q->depth = depth;
 	q->slots = calloc(depth, sizeof(*q->slots));
-	if (!q->slots || make_bounces(q))
+	if (!q->slots || make_bounces(q) || qcow2_fetch_create(q))
 		r = error_set(err, ENOMEM, "out of memory for %u requests", depth);
 	for (unsigned i = depth; q->slots && i--;) {
 		q->slots[i].next = q->free;
@@ -536,6 +559,7 @@ void qcow2_queue_destroy(struct disk_queue *q)
 		free(q->bounces[i].iov);
 	}
 	free(q->bounces);
+	qcow2_fetch_free(q);
 	free(q->slots);
 	free(q);
 }

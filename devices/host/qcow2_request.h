@@ -23,6 +23,15 @@ struct qcow2_bounce {
 	struct qcow2_bounce *next;    /* while free */
 };
 
+/* A part of a table on its way into the cache (qcow2_fetch.c). */
+enum { QCOW2_FETCHES = 16, QCOW2_FETCH_TRIES = 2 };
+struct qcow2_fetch {
+	uint8_t *buf;                 /* const; QCOW2_SLICE_MAX bytes */
+	struct iovec iov;
+	uint64_t at;                  /* file offset; 0: free, since the header is there */
+	uint64_t meta_writes;         /* of the image, when it began */
+};
+
 struct qcow2_slot;
 /* Goes on with a request when what it waited for is done. */
 typedef void qcow2_step(struct disk_queue *q, struct qcow2_slot *s, int result);
@@ -33,6 +42,8 @@ struct qcow2_slot {
 	struct qcow2_slot *prev, *next; /* in order of arrival; `next` also while free */
 	uint64_t first, last;         /* guest clusters */
 	bool ranged, exclusive, running, mapped;
+	uint8_t tries;                /* fetches that were begun for it */
+	struct qcow2_fetch *fetch;    /* which its `low` is out for; NULL: none */
 	uint64_t at, left;            /* bytes of the guest's disk that are still to do */
 	struct qcow2_cursor data;
 	struct qcow2_extent e;        /* at `at`, when `mapped` */
@@ -57,6 +68,7 @@ struct disk_queue {
 	unsigned depth;               /* const */
 	struct qcow2_bounce *bounces; /* const; `nbounces` of them */
 	unsigned nbounces;            /* const */
+	struct qcow2_fetch fetches[QCOW2_FETCHES]; /* owner, but for what is const */
 	/* all below: owner */
 	struct qcow2_slot *free, *oldest, *newest, *waiting; /* waiting: the oldest that does not run */
 	struct qcow2_bounce *free_bounce;
@@ -77,6 +89,14 @@ void qcow2_read(struct disk_queue *q, struct qcow2_slot *s, uint64_t at, uint64_
 void qcow2_cursor_take(struct qcow2_cursor *c, uint64_t len, struct disk_request *low);
 void qcow2_cursor_resume(struct qcow2_cursor *c);
 bool qcow2_reads_zero(const struct qcow2 *img, const struct qcow2_extent *e);
+
+/*
+ * qcow2_fetch.c. Of a request that has not begun: true when a table that it needs is being read,
+ * by it or another one; it is to be tried again after that.
+ */
+bool qcow2_fetch(struct disk_queue *q, struct qcow2_slot *s);
+int qcow2_fetch_create(struct disk_queue *q) NEEDS_CHECK; /* main */
+void qcow2_fetch_free(struct disk_queue *q);
 
 /* qcow2_write.c */
 /* Would the write change the map? 0, 1 or -errno; leaves the first extent in s->e. */

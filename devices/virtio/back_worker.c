@@ -14,8 +14,10 @@
  * A device may ask to be polled (poll_ns): then, where the worker would sleep, it looks at the ring
  * and at the host side for a while (poll.h says how long), with kicks off. There are two kinds of
  * waiting, each with its own gaps: for the driver's next chain when all is done, and for the host
- * side, or a further chain, when something is in flight. What else lives on the worker waits for
- * POLL_STAY_NS at most; then the loop looks at its other sources, without sleeping, and comes back.
+ * side, or a further chain, when something is in flight. With many in flight one system call waits
+ * for a part of them (gather.h), in place of several for each few. What else lives on the worker
+ * waits for POLL_STAY_NS, and one such wait, at most; then the loop looks at its other sources,
+ * without sleeping, and comes back.
  *
  * A broken ring is not served any more: its kick fd is unwatched, and main is told (dev->broken).
  */
@@ -28,12 +30,14 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "devices/host/gather.h"
 #include "devices/virtio/poll.h"
 #include "vmm/log.h"
 
 enum {
 	POLL_STAY_NS = 250000,   /* then the other sources of the loop have their turn */
 	POLL_STOLEN_NS = 200000, /* between two readings of the clock: another thread had this CPU */
+	POLL_ANSWER_NS = 4000,   /* a driver's, to what it was given back */
 };
 
 struct served {
@@ -162,15 +166,30 @@ static void on_kick(void *ctx)
 
 enum found { FOUND_NOTHING, FOUND_CHAIN, FOUND_COMPLETION };
 
-/* Look at ring and host side until the window closes. *t is the time, before and after. */
-static enum found look(struct served *s, struct poll *p, uint64_t *t)
+/* Something of the host side is finished and was collected; of many in flight, a part at once. */
+static bool collect(struct served *s)
 {
 	struct virtio_device *dev = s->bw->back.dev;
+
+	if (dev->type->gather && queue_in_flight(s->queue) >= GATHER_LEAST)
+		return dev->type->gather(dev, s->queue);
+	return dev->type->poll && dev->type->poll(dev, s->queue);
+}
+
+/*
+ * Look at ring and host side until the window closes. *t is the time, before and after. What the
+ * driver of many chains was given back just now it answers with new ones, which go along with the
+ * wait for the next part: so for a moment only they are looked for.
+ */
+static enum found look(struct served *s, struct poll *p, uint64_t *t)
+{
 	const uint64_t start = *t, window = poll_window(p);
+	const uint64_t answer = queue_in_flight(s->queue) >= GATHER_LEAST ? POLL_ANSWER_NS : 0;
 	enum found found = FOUND_NOTHING;
 
+	/* What has come by, without looking for it: more of it may. */
 	if (!window)
-		return FOUND_NOTHING;
+		return answer && collect(s) ? FOUND_COMPLETION : FOUND_NOTHING;
 	if (s->armed)
 		queue_disarm_kick(s->queue);
 	s->armed = false;
@@ -179,7 +198,7 @@ static enum found look(struct served *s, struct poll *p, uint64_t *t)
 
 		if (queue_has_avail(s->queue))
 			found = FOUND_CHAIN;
-		else if (dev->type->poll && dev->type->poll(dev, s->queue))
+		else if (last - start >= answer && collect(s))
 			found = FOUND_COMPLETION;
 		*t = now();
 		if (found) {
@@ -207,14 +226,6 @@ static bool serve_found(struct served *s)
 	return queue_stats(s->queue)->popped != before;
 }
 
-/* Something of the host side is finished and was collected: without having looked for it. */
-static bool came_by(struct served *s)
-{
-	struct virtio_device *dev = s->bw->back.dev;
-
-	return queue_in_flight(s->queue) && dev->type->poll && dev->type->poll(dev, s->queue);
-}
-
 /*
  * Asleep already, it was another one's event; unless something completed. io_uring says so by
  * interrupting the sleep (COOP_TASKRUN): to collect it here spares another round by epoll.
@@ -225,7 +236,8 @@ static bool poll_until_idle(struct served *s)
 	enum found found;
 	uint64_t begun, t;
 
-	if (s->waiting && queue_stats(s->queue)->returned == s->returned && !came_by(s))
+	if (s->waiting && queue_stats(s->queue)->returned == s->returned &&
+		!(queue_in_flight(s->queue) && collect(s)))
 		return false;
 	woken(s);
 	begun = t = now();

@@ -32,6 +32,7 @@ static int blk_queue_start(struct virtio_device *dev, struct queue *q)
 	}
 	bq->queue = q;
 	bq->stopping = false;
+	bq->send_at = BLK_SEND;
 	/* Nothing is held yet. */
 	bq->retried = atomic_load_explicit(&virtio_hold(dev)->retries, memory_order_relaxed);
 	bq->zoned = blk->info.zoned.zone_size && virtio_has(dev, BLK_F_ZONED);
@@ -474,6 +475,7 @@ const struct virtio_type virtio_blk_type = {
 	.handle = blk_handle,
 	.queue_stop = blk_queue_stop,
 	.poll = blk_poll,
+	.gather = blk_gather,
 	.retry = blk_retry,
 	.held = blk_held,
 	.config_written = blk_config_written,

@@ -27,6 +27,7 @@ enum {
 	BLK_POLL_US = 32,             /* what poll= is when it is not given */
 	BLK_BATCH = 32,               /* chains that are popped, or pushed, in one go */
 	BLK_SEND = 64,                /* requests that are sent to the disk at the latest */
+	BLK_SEND_SLOW = 128,          /* and to one that did not do the last ones at once */
 	BLK_DISCARD_MAX = 1 << 22,
 	/* bounds the time that one of them takes where zeroes are written by hand */
 	BLK_ZEROES_MAX = 1 << 17,
@@ -171,6 +172,7 @@ struct blk_queue {
 	bool stable;                  /* owner; writes of this batch are done when stable */
 	bool in_handle;               /* owner; the caller of handle() flushes the queue */
 	bool zoned;                   /* owner; the driver knows zones */
+	unsigned send_at;             /* owner; BLK_SEND or BLK_SEND_SLOW */
 	int timer_fd;                 /* const */
 	struct loop_source *timer;    /* owner; NULL while stopped */
 	unsigned slow_in_flight;      /* owner */
@@ -209,6 +211,7 @@ struct blk {
 int blk_handle(struct virtio_device *dev, struct queue *q);
 void blk_on_done(void *ctx, struct disk_request *disk_rq, int result);
 void blk_on_batch_done(void *ctx);
+bool blk_gather(struct virtio_device *dev, struct queue *q);
 bool blk_poll(struct virtio_device *dev, struct queue *q);
 
 uint8_t blk_status_of(int result);

@@ -390,12 +390,19 @@ static inline __attribute__((always_inline)) void serve(struct blk_queue *bq, st
 		request_finish(bq, rq, 0, (uint8_t)r);
 }
 
-/* What was done at once goes back to the driver, which so has work while we have the rest. */
-static void send(struct blk_queue *bq)
+/*
+ * What was done at once goes back to the driver, which so has work while we have the rest. A disk
+ * that does nothing at once takes more by one call.
+ */
+static void send(struct blk_queue *bq, bool more)
 {
-	bq->ops->submit(bq->disk_queue);
+	if (!more && bq->ops->gather)
+		bq->ops->gather(bq->disk_queue);
+	else
+		bq->ops->submit(bq->disk_queue);
 	blk_push_finished(bq);
 	queue_publish(bq->queue);
+	bq->send_at = queue_in_flight(bq->queue) ? BLK_SEND_SLOW : BLK_SEND;
 }
 
 int blk_handle(struct virtio_device *dev, struct queue *q)
@@ -422,15 +429,22 @@ int blk_handle(struct virtio_device *dev, struct queue *q)
 		for (int i = 0; i < n; i++)
 			serve(bq, chains[i], limited);
 		unsent += (unsigned)n;
-		if (unsent < BLK_SEND)
+		if (unsent < bq->send_at)
 			continue;
-		send(bq);
+		send(bq, true);
 		unsent = 0;
 	}
 	if (unsent)
-		send(bq);
+		send(bq, false);
 	bq->in_handle = false;
 	return MIN(n, 1);
+}
+
+bool blk_gather(struct virtio_device *dev, struct queue *q)
+{
+	struct blk *blk = container_of(dev, struct blk, dev);
+
+	return blk->disk->ops->gather && blk->disk->ops->gather(blk->queues[queue_index(q)].disk_queue);
 }
 
 bool blk_poll(struct virtio_device *dev, struct queue *q)

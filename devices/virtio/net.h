@@ -219,6 +219,7 @@ struct net_pair {
 	unsigned rx_alike, rx_slots;     /* the last so many took this many chains each */
 	size_t rx_last;                  /* bytes of the last frame */
 	size_t rx_waiting;               /* bytes of a frame that waits for more buffers; 0: none */
+	bool rx_held;                    /* no frame was read, until the driver gives buffers */
 	unsigned rx_most;                /* chains that were there at one time */
 	unsigned rx_batch;               /* frames that are tried next */
 	struct net_room rx_room[NET_RX_BATCH];

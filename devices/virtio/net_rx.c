@@ -116,6 +116,28 @@ static void offer(struct net_pair *p, unsigned i, bool spills)
 		iov[p->rx_frame[i].n++] = (struct iovec){ p->rx_spill[i], p->rx_want - r->bytes };
 }
 
+/*
+ * There are too few buffers for a frame. Is the driver about to give more? Of what it had given at
+ * one time it has more than half: that much no driver keeps without being rung for frames.
+ */
+static bool may_wait(const struct net_pair *p, const struct net_room *room)
+{
+	return merges(p) && p->rx.fifo.count - room->slot < p->rx_most / 2;
+}
+
+/*
+ * The next frame will not fit, and the driver is about to give more: to read it now would be to
+ * keep it and copy it twice. Only until the driver gives something, however little, since the next
+ * frame may be a small one.
+ */
+static bool holds_off(struct net_pair *p, const struct net_room *r, size_t bytes)
+{
+	bool again = p->rx_held;
+
+	p->rx_held = !again && r->bytes < bytes && p->rx_large && p->rx_alike >= ALIKE_FRAMES && may_wait(p, r);
+	return p->rx_held;
+}
+
 /* Rooms for the frames that come next; how many. */
 static unsigned prepare(struct net_pair *p)
 {
@@ -127,7 +149,7 @@ static unsigned prepare(struct net_pair *p)
 	for (; n < want; n++) {
 		struct net_room r = room_behind(p, n ? &p->rx_room[n - 1] : NULL, bytes);
 
-		if (!r.slots || (n && merges(p) && r.bytes < bytes))
+		if (!r.slots || (n && merges(p) && r.bytes < bytes) || (!n && holds_off(p, &r, bytes)))
 			break;
 		p->rx_room[n] = r;
 		offer(p, n, merges(p) && r.bytes < p->rx_want && r.iovs < LINK_IOV_MAX);
@@ -168,15 +190,6 @@ static void learn(struct net_pair *p, ssize_t len, unsigned slots)
 	p->rx_alike = slots == p->rx_slots ? p->rx_alike + (p->rx_alike < ALIKE_FRAMES) : 0;
 	p->rx_slots = slots;
 	p->rx_last = (size_t)len;
-}
-
-/*
- * There are too few buffers for a frame. Is the driver about to give more? Of what it had given at
- * one time it has more than half: that much no driver keeps without being rung for frames.
- */
-static bool may_wait(const struct net_pair *p, const struct net_room *room)
-{
-	return merges(p) && p->rx.fifo.count - room->slot < p->rx_most / 2;
 }
 
 /* `len` bytes between an array of iovecs and a piece of memory. */
@@ -353,6 +366,7 @@ void net_rx_clear(struct net_pair *p)
 {
 	p->posted = p->rx_iovs = p->rx_most = 0;
 	p->rx_waiting = 0;
+	p->rx_held = false;
 }
 
 void net_rx_run(struct net_pair *p)

@@ -180,6 +180,11 @@ struct virtio_type {
 	 */
 	bool (*poll)(struct virtio_device *dev, struct queue *q);
 	/*
+	 * As poll(), but of GATHER_LEAST or more chains that are with the host it waits for a part,
+	 * for GATHER_NS at most, where that pays (devices/host/gather.h). May be NULL.
+	 */
+	bool (*gather)(struct virtio_device *dev, struct queue *q);
+	/*
 	 * The guest wrote config space; the image has the bytes already when writable said so.
 	 * Queue 0's worker. May be NULL.
 	 */

@@ -483,6 +483,61 @@ Test(disk_raw, who_polls_finds_completions_without_waiting)
 	disk_free(&f);
 }
 
+/* Many reads past the page cache, by an owner that looks and sleeps as a worker does. */
+static void all_of_many_come(struct disk_raw_config config)
+{
+	enum { PIECE = 4096 };
+	const struct disk_events events = { .done = on_done, .batch_done = on_batch };
+	static uint8_t buf[MANY][PIECE] __attribute__((aligned(PIECE)));
+	static struct disk_request rq[MANY];
+	static struct iovec iov[MANY];
+	struct disk_events with_ctx = events;
+	struct error err = { "" };
+	struct fixture f;
+	struct disk_queue *q;
+
+	disk_make(&f, config);
+	with_ctx.ctx = &f;
+	for (unsigned i = 0; i < MANY; i++) {
+		memset(buf[i], (int)i + 1, PIECE);
+		cr_assert_eq(transfer(&f, DISK_WRITE, i * PIECE, buf[i], PIECE), 0);
+		memset(buf[i], 0, PIECE);
+	}
+	f.ndone = 0;
+	cr_assert_eq(f.disk->ops->queue_create(&q, f.disk, MANY, &with_ctx, &err), 0, "%s", err.text);
+	cr_assert_eq(f.disk->ops->queue_attach(q, NULL), 0);
+	cr_assert_not(f.disk->ops->gather(q), "nothing in flight, nothing to wait for");
+	for (unsigned i = 0; i < MANY; i++) {
+		iov[i] = (struct iovec){ buf[i], PIECE };
+		rq[i] = (struct disk_request){ .op = DISK_READ, .offset = i * PIECE, .len = PIECE, .iov = &iov[i],
+			.iovcnt = 1 };
+		cr_assert_eq(f.disk->ops->start(q, &rq[i]), 0);
+	}
+	for (int ms = 0; ms < 60000 && f.ndone < MANY; ms++) {
+		unsigned before = f.ndone;
+		bool found = f.disk->ops->gather(q);
+
+		cr_assert_eq(found, f.ndone > before);
+		if (!found)
+			usleep(1000);
+	}
+	cr_assert_eq(f.ndone, (unsigned)MANY);
+	for (unsigned i = 0; i < MANY; i++) {
+		cr_assert_eq(f.done_result[i], 0);
+		cr_assert_eq(buf[i][PIECE - 1], (uint8_t)(i + 1));
+	}
+	f.disk->ops->queue_detach(q);
+	f.disk->ops->queue_destroy(q);
+	disk_free(&f);
+}
+
+Test(disk_raw, who_waits_for_a_part_of_many_gets_all_of_them)
+{
+	all_of_many_come((struct disk_raw_config){ .direct = true });
+	all_of_many_come((struct disk_raw_config){ .direct = true, .ring_level = 2 });
+	all_of_many_come((struct disk_raw_config){ .plain = true });
+}
+
 static void a_cut_file_is_an_error(bool plain)
 {
 	static uint8_t buf[8192];

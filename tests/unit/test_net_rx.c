@@ -216,6 +216,36 @@ Test(net_rx, a_large_frame_waits_for_the_buffers_that_the_driver_has_back)
 	rig_free(f.rig);
 }
 
+/* Not read, kept and copied; but a driver that gives too little has it read all the same. */
+Test(net_rx, a_frame_that_will_not_fit_stays_in_the_link_until_the_driver_gives_something)
+{
+	enum { TAKES = 3, FIT = QUEUE / TAKES };
+	struct fixture f;
+
+	setup(&f, 0, B(NET_F_MRG_RXBUF));
+	for (unsigned i = 0; i < QUEUE; i++)
+		stage(&f, i, 4000);
+	for (unsigned i = 0; i < FIT + 2; i++)
+		arrive(11000);
+	kick(&f, RX);
+	for (unsigned i = 0; i < FIT; i++)
+		expect(&f, (uint8_t)(i + 1), 11000);
+	expect_none(&f);
+	cr_assert_eq(fake.taken, FIT, "the next one lies in the link");
+	cr_assert_not(fake.listening);
+	stage(&f, 0, 4000);
+	kick(&f, RX);
+	cr_assert_eq(fake.taken, FIT + 1);
+	expect_none(&f);
+	for (unsigned i = 1; i < 2 * TAKES; i++)
+		stage(&f, i, 4000);
+	kick(&f, RX);
+	expect(&f, FIT + 1, 11000);
+	expect(&f, FIT + 2, 11000);
+	cr_assert_eq(dropped(&f.net->pairs[0].rx), 0);
+	rig_free(f.rig);
+}
+
 Test(net_rx, a_frame_that_waits_is_out_of_the_way_of_those_in_front)
 {
 	struct fixture f;

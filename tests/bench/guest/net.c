@@ -19,7 +19,7 @@
 #define NET_F_CTRL_VQ (UINT64_C(1) << 17)
 #define NET_F_VQ_NOTF_COAL (UINT64_C(1) << 52)
 
-enum { RX = 0, TX = 1, CTRL = 2, HEADER = 12, NUM_BUFFERS = 10, DEPTH_MAX = 256 };
+enum { RX = 0, TX = 1, CTRL = 2, HEADER = 12, NUM_BUFFERS = 10, DEPTH_MAX = 1024 };
 enum { ETH = 14, IP = 20, TCP = 20, MSS = 1448, HEADERS = ETH + IP + TCP };
 enum { NEEDS_CSUM = 1, GSO_TCPV4 = 1, TYPE_IP = 0x0800, TYPE_NONE = 0x88b5 /* IEEE 802, local experiments */ };
 /* Bytes of a buffer: what a frame without segmentation takes, and a page where a segment takes several. */
