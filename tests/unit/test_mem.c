@@ -149,16 +149,15 @@ Test(mem, listeners_hear_of_regions_before_and_after)
 	mem_destroy(mem);
 }
 
-static uint8_t *ram_of(bool shared)
+static uint8_t *ram_of(struct guest_mem **mem, bool shared)
 {
 	const struct mem_config config = { .shared = shared };
-	struct guest_mem *mem;
 
-	cr_assert_eq(mem_create(&mem, NULL), 0);
-	cr_assert_eq(mem_add_ram(mem, 0, LOW, &config, NULL), 0);
-	((volatile uint8_t *)mem_region(mem, 0)->host)[0] = 1;
-	((volatile uint8_t *)mem_region(mem, 0)->host)[LOW - 1] = 1;
-	return mem_region(mem, 0)->host;
+	cr_assert_eq(mem_create(mem, NULL), 0);
+	cr_assert_eq(mem_add_ram(*mem, 0, LOW, &config, NULL), 0);
+	((volatile uint8_t *)mem_region(*mem, 0)->host)[0] = 1;
+	((volatile uint8_t *)mem_region(*mem, 0)->host)[LOW - 1] = 1;
+	return mem_region(*mem, 0)->host;
 }
 
 /* A sanitizer reports the signal in its own way and ends the process by itself. */
@@ -180,23 +179,31 @@ static bool ends_who_touches(volatile uint8_t *at, bool write)
 
 Test(mem, nobody_writes_behind_ram)
 {
-	uint8_t *ram = ram_of(false);
+	struct guest_mem *mem;
+	uint8_t *ram = ram_of(&mem, false);
 
 	cr_assert(!ends_who_touches(ram + LOW - 1, true));
 	cr_assert(ends_who_touches(ram + LOW, true));
+	mem_destroy(mem);
 }
 
 Test(mem, nobody_reads_before_ram)
 {
-	uint8_t *ram = ram_of(false);
+	struct guest_mem *mem;
+	uint8_t *ram = ram_of(&mem, false);
 
 	cr_assert(!ends_who_touches(ram, false));
 	cr_assert(ends_who_touches(ram - 1, false));
+	mem_destroy(mem);
 }
 
 Test(mem, nobody_writes_behind_shared_ram)
 {
-	cr_assert(ends_who_touches(ram_of(true) + LOW, true));
+	struct guest_mem *mem;
+	uint8_t *ram = ram_of(&mem, true);
+
+	cr_assert(ends_who_touches(ram + LOW, true));
+	mem_destroy(mem);
 }
 
 Test(mem, there_is_no_dirty_log_where_other_processes_write)
