@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -30,6 +31,7 @@ struct process {
 	char name[NAME_MAX_LEN];
 	struct process_config config;
 	unsigned deaths_max, window_s;
+	bool locks_memory;
 	void *shared;
 	size_t shared_bytes;
 	struct iovec seen[PROCESS_SEEN_MAX];
@@ -104,6 +106,11 @@ void process_bear(struct process *p, unsigned deaths, unsigned window_s)
 {
 	p->deaths_max = deaths;
 	p->window_s = window_s;
+}
+
+void process_lock_memory(struct process *p)
+{
+	p->locks_memory = true;
 }
 
 void *process_shared(struct process *p)
@@ -369,7 +376,7 @@ static __attribute__((noreturn)) void keeper(struct process *p, const struct san
 
 	if (confine)
 		own = *confine;
-	own.memlock = MEMLOCK_MAX;
+	own.memlock = p->locks_memory ? RLIM_INFINITY : MEMLOCK_MAX;
 
 	prctl(PR_SET_NAME, p->name);
 	sigfillset(&all);

@@ -50,6 +50,11 @@ int process_create(struct process **ret, const struct process_config *config, st
 void process_destroy(struct process *p);
 /* Given up when it dies more often than that, not counting process_restart(). Before the fork. */
 void process_bear(struct process *p, unsigned deaths, unsigned window_s);
+/*
+ * Its lives lock more memory than rings take: as much as this user may. What a life does by itself
+ * is the filters' business as before. Before the fork.
+ */
+void process_lock_memory(struct process *p);
 /* Zeroed memory that main and every life see; nobody else. */
 void *process_shared(struct process *p);
 /*

@@ -366,6 +366,8 @@ static int make_process(struct back_process *bp, const struct device_env *env, s
 	r = see_limits(bp, err);
 	if (r == 0 && dev->pages && process_see(bp->process, dev->pages, dev->pages_bytes) < 0)
 		r = error_set(err, ENOSPC, "%s: its process shares too much", dev->id);
+	if (dev->locks_memory)
+		process_lock_memory(bp->process);
 	if (r == 0)
 		r = back_worker_create(&bp->inner, dev, &inside, err);
 	if (r == 0 && process_allow(bp->process, dev->forked_syscalls) < 0)
