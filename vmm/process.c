@@ -53,6 +53,11 @@ const struct syscall_row process_main_syscalls[] = {
 	SYSCALL_END,
 };
 
+const struct syscall_row process_caller_syscalls[] = {
+	{ SYSCALL(restart_syscall, "wait on for a device's process, after a stop in the middle of it") },
+	SYSCALL_END,
+};
+
 /* Its filter stays on its children, which narrow it by their own. */
 static const struct syscall_row keeper_syscalls[] = {
 	{ SYSCALL(clone, "fork a device's process, and its threads by a C library without clone3") },

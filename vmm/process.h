@@ -103,5 +103,10 @@ void process_give_up(struct process *p);
 
 /* What main does to end processes and to hear of their end. */
 extern const struct syscall_row process_main_syscalls[];
+/*
+ * Of main and vCPUs, who wait for an answer on a futex with a deadline: when they are stopped
+ * meanwhile (SIGSTOP, a frozen cgroup) the kernel goes on by a system call of its own, futex(2).
+ */
+extern const struct syscall_row process_caller_syscalls[];
 
 #endif

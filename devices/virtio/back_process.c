@@ -403,6 +403,8 @@ int back_process_create(struct back **ret, struct virtio_device *dev, const stru
 		r = loop_add_eventfd(env->main_loop, bp->notice, on_notice, bp, &bp->source);
 	if (r == 0)
 		r = device_main_calls(env, process_main_syscalls, err);
+	if (r == 0)
+		r = device_main_calls(env, process_caller_syscalls, err);
 	if (r == 0 && env->process)
 		r = env->process(env, bp->process, err);
 	if (r < 0) {

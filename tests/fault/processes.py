@@ -1,6 +1,7 @@
 """Faults of devices' own processes (isolation=process): killed, stopped, with their keeper, while requests are held; and what
 becomes of an image whose process, or whole machine, is killed in the middle of writing."""
 import os
+import resource
 import signal
 import time
 
@@ -8,7 +9,7 @@ from cell import DEVICE, PAUSED, UNAFFECTED, Cell, Writer, expect, make_disk
 from devices import echo, workers
 from disks import after, full, killed, stopped
 from host_side import Link, quiet
-from machine import HANG
+from machine import HANG, Skip
 
 KILLS = 6
 ROUNDS = 30
@@ -52,6 +53,37 @@ def killed_under_load(form, more="", base=None):
         if "ephemeral" not in more:
             after(path, form, (ROUNDS,))
     return case
+
+
+def buffers_registered(bench):
+    if resource.getrlimit(resource.RLIMIT_MEMLOCK)[1] < 1 << 30 and not may_raise():
+        raise Skip("not enough memory may be locked: ulimit -l")
+    killed_under_load("raw", ",fixed_buffers=on")(bench)
+
+
+def may_raise():
+    """CAP_SYS_RESOURCE"""
+    with open("/proc/self/status") as f:
+        return any(line.startswith("CapEff") and int(line.split()[1], 16) >> 24 & 1 for line in f)
+
+
+def stopped_while_it_waits(bench):
+    """Main waits for a process that stands still, and is stopped itself meanwhile."""
+    path = bench.path("victim")
+    make_disk(path, "raw")
+    w = Writer(bench, *disk(path, "raw"))
+    w.sound(1)
+    pid = worker_of(w.p, "_disk0_q0")
+    os.kill(pid, signal.SIGSTOP)
+    w.p.signal(signal.SIGTERM)
+    for _ in range(10):
+        time.sleep(0.05)
+        w.p.signal(signal.SIGSTOP)
+        time.sleep(0.02)
+        w.p.signal(signal.SIGCONT)
+    os.kill(pid, signal.SIGCONT)
+    status = w.p.finish()
+    expect(status == 0, f"exit status {status}\n{w.p.output[-2000:]}")
 
 
 def hung(form):
@@ -152,6 +184,8 @@ def cells():
         yield Cell("SIGKILL of the machine", f"{form} process", "what was flushed is there", in_process(form, killed(form, signal.SIGKILL)))
         yield Cell("SIGSTOP of the machine", f"{form} process", UNAFFECTED, in_process(form, stopped(form)))
     yield Cell("SIGKILL", "ephemeral process", UNAFFECTED, killed_under_load("qcow2", ",ephemeral=on", "raw"))
+    yield Cell("SIGKILL", "registered buffers process", UNAFFECTED, buffers_registered)
+    yield Cell("SIGSTOP of machine and process", "raw process", "it ends in order", stopped_while_it_waits)
     yield Cell("SIGKILL of its keeper", "raw process", DEVICE, keeper_killed)
     yield Cell("SIGKILL", "console process", UNAFFECTED, console_killed)
     yield Cell("SIGSTOP", "console process", UNAFFECTED, console_hung)
