@@ -7,7 +7,7 @@ import time
 
 from cell import DEVICE, PAUSED, UNAFFECTED, Cell, Writer, expect, make_disk
 from devices import echo, workers
-from disks import after, full, killed, stopped
+from disks import VERY_SLOW, after, full, killed, stopped, very_slow
 from host_side import Link, quiet
 from machine import HANG, Skip
 
@@ -105,14 +105,36 @@ def hung(form):
     return case
 
 
+def keeper_of(process, name):
+    with open(f"/proc/{worker_of(process, name)}/stat") as f:
+        return int(f.read().rsplit(")", 1)[1].split()[1])
+
+
+def keeper_hung(bench):
+    """What dies meanwhile is started again when it goes on."""
+    path = bench.path("victim")
+    make_disk(path, "raw")
+    w = Writer(bench, *disk(path, "raw"))
+    w.sound(1)
+    keeper, pid = keeper_of(w.p, "_disk0_q0"), worker_of(w.p, "_disk0_q0")
+    os.kill(keeper, signal.SIGSTOP)
+    os.kill(pid, signal.SIGKILL)
+    w.go(1)
+    time.sleep(1)
+    expect(w.at() < 2, "nobody serves it")
+    quiet(w.p)
+    os.kill(keeper, signal.SIGCONT)
+    w.goes_on_to_the_end()
+    after(path, "raw", (3,))
+
+
 def keeper_killed(bench):
     """Nobody starts it again: the disk has failed, the machine has not."""
     path = bench.path("victim")
     make_disk(path, "raw")
     p = bench.guest_start("test=spin", *disk(path, "raw"))
     p.wait_for("spinning")
-    with open(f"/proc/{worker_of(p, '_disk0_q0')}/stat") as f:
-        os.kill(int(f.read().rsplit(")", 1)[1].split()[1]), signal.SIGKILL)
+    os.kill(keeper_of(p, "_disk0_q0"), signal.SIGKILL)
     p.wait_for("gone for good")
     p.signal(signal.SIGTERM)
     expect(p.finish() == 0, p.output)
@@ -147,6 +169,42 @@ def console_hung(bench):
     expect(echo(sock, data) == data, "other bytes came back")
     status = p.finish()
     bench.judge(p.output, status)
+
+
+def rng_killed(bench):
+    """A buffer that was in flight is filled all the same."""
+    p = bench.guest_start("test=rng transport=pci packed=1 rounds=40000", "--rng", "src=/dev/urandom,transport=pci,isolation=process")
+    for _ in range(KILLS):
+        pid = kill_worker(p, "_rng_q0")
+        time.sleep(0.05)
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(0.5)
+    quiet(p)
+    os.kill(pid, signal.SIGCONT)
+    status = p.finish()
+    bench.judge(p.output, status)
+    expect(p.output.count("was ended by signal 9; starting another") == KILLS, p.output[-2000:])
+
+
+def link_hung(options, answers, answered):
+    """It stands still: frames of the guest's wait, and go out when it goes on."""
+    def case(bench):
+        network = bench.network()
+        link = Link(bench, "--net", f"{options},isolation=process", answers=answers, within=network.inside())
+        link.stage(1, up=1, answered=answered)
+        pid = worker_of(link.p, "_net1_qp0")
+        os.kill(pid, signal.SIGSTOP)
+        link.go(1)
+        time.sleep(1)
+        expect(link.at() < 2, "it is stopped")
+        quiet(link.p)
+        os.kill(pid, signal.SIGCONT)
+        link.stage(2, up=1)
+        link.go(2)
+        link.stage(3, up=1, answered=answered)
+        link.go(3)
+        link.end()
+    return case
 
 
 def link_killed(options, answers, answered):
@@ -187,6 +245,11 @@ def cells():
     yield Cell("SIGKILL", "registered buffers process", UNAFFECTED, buffers_registered)
     yield Cell("SIGSTOP of machine and process", "raw process", "it ends in order", stopped_while_it_waits)
     yield Cell("SIGKILL of its keeper", "raw process", DEVICE, keeper_killed)
+    yield Cell("SIGSTOP of its keeper, and SIGKILL", "raw process", UNAFFECTED, keeper_hung)
+    yield Cell(f"one write takes {VERY_SLOW} s", "raw process", UNAFFECTED, in_process("raw", very_slow("raw")))
+    yield Cell("SIGKILL, SIGSTOP", "rng process", UNAFFECTED, rng_killed)
+    yield Cell("SIGSTOP", "tap process", UNAFFECTED, link_hung("tap=tap0", 0b1010, 20))
+    yield Cell("SIGSTOP", "passt process", UNAFFECTED, link_hung("user=on", 0, None))
     yield Cell("SIGKILL", "console process", UNAFFECTED, console_killed)
     yield Cell("SIGSTOP", "console process", UNAFFECTED, console_hung)
     yield Cell("SIGKILL", "tap process", UNAFFECTED, link_killed("tap=tap0", 0b1010, 20))
