@@ -25,6 +25,7 @@
 #define MEMLOCK_MAX (4 * MIB)
 
 enum { DEATHS_MAX = 10, WINDOW_S = 60, END_MS = 5000, NAME_MAX_LEN = 16 };
+enum { FORK_TURN_MS = 100, FORK_TURNS = 600 };
 enum { BEGIN = 'b', RESTART = 'r', GIVE_UP = 'g', PING = 'p' };
 
 struct process {
@@ -284,6 +285,23 @@ static int wait_for_end(struct watch *w, pid_t pid)
 	return status;
 }
 
+/* A limit of processes, or of memory, may be there for a while only. */
+static pid_t fork_patiently(struct watch *w)
+{
+	const struct timespec turn = { .tv_nsec = FORK_TURN_MS * 1000000L };
+	struct pollfd word = { .fd = w->p->control, .events = POLLIN };
+	pid_t pid = fork();
+
+	for (unsigned turns = 0; pid < 0 && turns < FORK_TURNS; turns++) {
+		if (!turns)
+			log_warn("%s: cannot fork: %s; trying again", w->p->name, strerror(errno));
+		if (ppoll(&word, 1, &turn, NULL) > 0)
+			obey(w, 0);
+		pid = fork();
+	}
+	return pid;
+}
+
 /* One life, from the fork until nothing of it is left. */
 static int one_life(struct watch *w)
 {
@@ -292,7 +310,7 @@ static int one_life(struct watch *w)
 
 	if (pipe2(tomb, O_CLOEXEC) < 0)
 		_exit(1);
-	pid = fork();
+	pid = fork_patiently(w);
 	if (pid == 0) {
 		close(tomb[0]);
 		close(w->children);

@@ -128,6 +128,48 @@ def keeper_hung(bench):
     after(path, "raw", (3,))
 
 
+def pids_cgroup():
+    for base in ("/sys/fs/cgroup/pids", "/sys/fs/cgroup"):
+        path = os.path.join(base, f"microvm-fault-{os.getpid()}")
+        try:
+            os.mkdir(path)
+            if os.path.exists(os.path.join(path, "pids.max")):
+                return path
+            os.rmdir(path)
+        except OSError:
+            continue
+    raise Skip("no cgroup that limits processes can be made")
+
+
+def put(path, text):
+    with open(path, "w") as f:
+        f.write(text)
+
+
+def no_process_for_a_life(bench):
+    """The limit of processes is reached when one is to be started again; it waits until there is room."""
+    path, group = bench.path("victim"), pids_cgroup()
+    try:
+        make_disk(path, "raw")
+        w = Writer(bench, *disk(path, "raw"))
+        w.sound(1)
+        pid = worker_of(w.p, "_disk0_q0")
+        put(f"{group}/cgroup.procs", str(keeper_of(w.p, "_disk0_q0")))
+        put(f"{group}/pids.max", "1")
+        os.kill(pid, signal.SIGKILL)
+        w.p.wait_for("cannot fork")
+        w.go(1)
+        time.sleep(1)
+        expect(w.at() < 2, "nobody serves it")
+        quiet(w.p)
+        put(f"{group}/pids.max", "max")
+        w.goes_on_to_the_end()
+        after(path, "raw", (3,))
+    finally:
+        bench.end_all()
+        os.rmdir(group)
+
+
 def keeper_killed(bench):
     """Nobody starts it again: the disk has failed, the machine has not."""
     path = bench.path("victim")
@@ -245,6 +287,7 @@ def cells():
     yield Cell("SIGKILL", "registered buffers process", UNAFFECTED, buffers_registered)
     yield Cell("SIGSTOP of machine and process", "raw process", "it ends in order", stopped_while_it_waits)
     yield Cell("SIGKILL of its keeper", "raw process", DEVICE, keeper_killed)
+    yield Cell("no process for its next life", "raw process", UNAFFECTED, no_process_for_a_life)
     yield Cell("SIGSTOP of its keeper, and SIGKILL", "raw process", UNAFFECTED, keeper_hung)
     yield Cell(f"one write takes {VERY_SLOW} s", "raw process", UNAFFECTED, in_process("raw", very_slow("raw")))
     yield Cell("SIGKILL, SIGSTOP", "rng process", UNAFFECTED, rng_killed)
