@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -24,12 +25,14 @@
 #define MEMLOCK_MAX (4 * MIB)
 
 enum { DEATHS_MAX = 10, WINDOW_S = 60, END_MS = 5000, NAME_MAX_LEN = 16 };
-enum { RESTART = 'r', GIVE_UP = 'g', PING = 'p' };
+enum { FORK_TURN_MS = 100, FORK_TURNS = 600 };
+enum { BEGIN = 'b', RESTART = 'r', GIVE_UP = 'g', PING = 'p' };
 
 struct process {
 	char name[NAME_MAX_LEN];
 	struct process_config config;
 	unsigned deaths_max, window_s;
+	bool locks_memory;
 	void *shared;
 	size_t shared_bytes;
 	struct iovec seen[PROCESS_SEEN_MAX];
@@ -48,6 +51,11 @@ struct process {
 const struct syscall_row process_main_syscalls[] = {
 	{ SYSCALL(ppoll, "wait a moment for the end of a device's process") },
 	{ SYSCALL(waitid, "collect a device's process that ended", SYSCALL_ARG_EQ(0, P_PIDFD)) },
+	SYSCALL_END,
+};
+
+const struct syscall_row process_caller_syscalls[] = {
+	{ SYSCALL(restart_syscall, "wait on for a device's process, after a stop in the middle of it") },
 	SYSCALL_END,
 };
 
@@ -104,6 +112,11 @@ void process_bear(struct process *p, unsigned deaths, unsigned window_s)
 {
 	p->deaths_max = deaths;
 	p->window_s = window_s;
+}
+
+void process_lock_memory(struct process *p)
+{
+	p->locks_memory = true;
 }
 
 void *process_shared(struct process *p)
@@ -272,6 +285,23 @@ static int wait_for_end(struct watch *w, pid_t pid)
 	return status;
 }
 
+/* A limit of processes, or of memory, may be there for a while only. */
+static pid_t fork_patiently(struct watch *w)
+{
+	const struct timespec turn = { .tv_nsec = FORK_TURN_MS * 1000000L };
+	struct pollfd word = { .fd = w->p->control, .events = POLLIN };
+	pid_t pid = fork();
+
+	for (unsigned turns = 0; pid < 0 && turns < FORK_TURNS; turns++) {
+		if (!turns)
+			log_warn("%s: cannot fork: %s; trying again", w->p->name, strerror(errno));
+		if (ppoll(&word, 1, &turn, NULL) > 0)
+			obey(w, 0);
+		pid = fork();
+	}
+	return pid;
+}
+
 /* One life, from the fork until nothing of it is left. */
 static int one_life(struct watch *w)
 {
@@ -280,7 +310,7 @@ static int one_life(struct watch *w)
 
 	if (pipe2(tomb, O_CLOEXEC) < 0)
 		_exit(1);
-	pid = fork();
+	pid = fork_patiently(w);
 	if (pid == 0) {
 		close(tomb[0]);
 		close(w->children);
@@ -309,9 +339,14 @@ static int64_t seconds(void)
 static void keep(struct process *p, int children)
 {
 	struct watch w = { .p = p, .children = children };
-	int64_t since = seconds();
+	struct pollfd word = { .fd = p->control, .events = POLLIN };
 	unsigned deaths = 0;
+	int64_t since;
 
+	/* BEGIN, or what else main wishes first. */
+	ppoll(&word, 1, NULL, NULL);
+	obey(&w, 0);
+	since = seconds();
 	for (;;) {
 		char how[64];
 		int status;
@@ -364,7 +399,7 @@ static __attribute__((noreturn)) void keeper(struct process *p, const struct san
 
 	if (confine)
 		own = *confine;
-	own.memlock = MEMLOCK_MAX;
+	own.memlock = p->locks_memory ? RLIM_INFINITY : MEMLOCK_MAX;
 
 	prctl(PR_SET_NAME, p->name);
 	sigfillset(&all);
@@ -506,6 +541,11 @@ static bool say(struct process *p, char word)
 {
 	/* A full channel: it was told often enough. */
 	return p->control >= 0 && (write(p->control, &word, 1) == 1 || errno == EAGAIN);
+}
+
+void process_begin(struct process *p)
+{
+	say(p, BEGIN);
 }
 
 bool process_alive(struct process *p)

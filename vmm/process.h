@@ -50,6 +50,11 @@ int process_create(struct process **ret, const struct process_config *config, st
 void process_destroy(struct process *p);
 /* Given up when it dies more often than that, not counting process_restart(). Before the fork. */
 void process_bear(struct process *p, unsigned deaths, unsigned window_s);
+/*
+ * Its lives lock more memory than rings take: as much as this user may. What a life does by itself
+ * is the filters' business as before. Before the fork.
+ */
+void process_lock_memory(struct process *p);
 /* Zeroed memory that main and every life see; nobody else. */
 void *process_shared(struct process *p);
 /*
@@ -75,7 +80,9 @@ int process_make_filters(struct process *p, enum sandbox_mode mode, struct error
 
 /*
  * Main, stage 3, while rights are left and there is one thread: the keepers of all in the list,
- * each without the memory that the others share. `confine`: how a child gives up the rest.
+ * each without the memory that the others share. `confine`: how a child gives up the rest. They
+ * seal themselves and wait for process_begin(), so that what a machine has to do before its first
+ * instruction need not share the processors with the first life of each.
  */
 int process_fork_all(struct process *const *list, unsigned n, enum sandbox_mode mode,
 	const struct sandbox_confine_config *confine, struct error *err) NEEDS_CHECK;
@@ -85,6 +92,8 @@ bool process_forked(const struct process *p);
 int process_watch(struct process *p, struct loop *loop, struct error *err) NEEDS_CHECK;
 
 /* Any thread, where SIGPIPE is ignored; they write to a socket and do nothing else. */
+/* The first life may begin; any other word lets it begin too. */
+void process_begin(struct process *p);
 /* Is the keeper there? */
 bool process_alive(struct process *p);
 /* Kill the worker process; it is started again. */
@@ -94,5 +103,10 @@ void process_give_up(struct process *p);
 
 /* What main does to end processes and to hear of their end. */
 extern const struct syscall_row process_main_syscalls[];
+/*
+ * Of main and vCPUs, who wait for an answer on a futex with a deadline: when they are stopped
+ * meanwhile (SIGSTOP, a frozen cgroup) the kernel goes on by a system call of its own, futex(2).
+ */
+extern const struct syscall_row process_caller_syscalls[];
 
 #endif

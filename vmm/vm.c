@@ -324,8 +324,11 @@ static int make_roles(struct vm *vm, struct error *err)
 /* When all devices are there, which have their say in main's role too. */
 static int make_filters(struct vm *vm, struct error *err)
 {
-	int r = sandbox_filter_build(&vm->vcpu_filter, &vm->vcpu_role, vm->mode, err);
+	int r = vm->nprocesses ? sandbox_role_add(&vm->vcpu_role, process_caller_syscalls) : 0;
 
+	if (r < 0)
+		return error_set(err, -r, "a sandbox role has too many tables");
+	r = sandbox_filter_build(&vm->vcpu_filter, &vm->vcpu_role, vm->mode, err);
 	if (r == 0)
 		r = sandbox_filter_build(&vm->main_filter, &vm->main_role, vm->mode, err);
 	for (unsigned i = 0; i < vm->nprocesses && r == 0; i++)

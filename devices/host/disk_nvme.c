@@ -11,6 +11,10 @@
  *
  * Linux lets a process without rights send such commands since 6.2, which ours is once it is
  * confined: an older one refuses them, and each request is an error.
+ *
+ * Of one process after the other: each command here may be given twice, and what a process that
+ * died has given is waited for like all that its ring holds. There is no reading or writing by
+ * append, and no command of the guest's own.
  */
 #include "devices/host/disk_nvme.h"
 
@@ -314,6 +318,9 @@ static const struct disk_ops nvme_ops = {
 	.poll = raw_queue_poll,
 	.gather = raw_queue_gather,
 	.drain = raw_queue_drain,
+	.fds = raw_fds,
+	.forked = raw_forked,
+	.queue_forked = raw_queue_forked,
 	.close = nvme_close,
 };
 
@@ -335,6 +342,7 @@ int disk_nvme_open(struct disk **ret, const struct disk_raw_config *config, stru
 	if (!n)
 		return error_set(err, ENOMEM, "out of memory");
 	nvme_init(n);
+	n->raw.forks = config->forks;
 	r = open_namespace(n, config, err);
 	if (r) {
 		nvme_close(&n->raw.disk);

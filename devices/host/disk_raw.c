@@ -326,7 +326,7 @@ void raw_info(const struct disk *disk, struct disk_info *ret)
 	*ret = ((const struct raw_disk *)disk)->info;
 }
 
-static void raw_fds(const struct disk *disk, void (*keep)(void *ctx, int fd), void *ctx)
+void raw_fds(const struct disk *disk, void (*keep)(void *ctx, int fd), void *ctx)
 {
 	const struct raw_disk *d = (const struct raw_disk *)disk;
 
@@ -335,7 +335,7 @@ static void raw_fds(const struct disk *disk, void (*keep)(void *ctx, int fd), vo
 }
 
 /* What the kernel has lost stays lost, also for the process that comes after. */
-static void raw_forked(struct disk *disk, void *kept)
+void raw_forked(struct disk *disk, void *kept)
 {
 	struct raw_disk *d = container_of(disk, struct raw_disk, disk);
 	int64_t length = d->image && d->is_file ? length_now(d) : 0;

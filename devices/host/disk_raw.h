@@ -53,6 +53,7 @@ struct raw_disk {
 	int life_fd, eol_fd;            /* const; an eMMC's wear, in sysfs; -1: none */
 	struct iovec *fixed;            /* const; registered with each ring, by index */
 	unsigned nfixed;                /* const */
+	uint64_t to_lock;               /* main; bytes, of all queues of processes */
 	unsigned ring_level;            /* const; see disk_raw_config */
 	/* const; own, or where all lives of a process see it */
 	struct raw_kept own_kept, *shared_kept;
@@ -118,6 +119,8 @@ int raw_lock(int fd, bool readonly, struct error *err) NEEDS_CHECK;
 int raw_open_failed(int code, struct error *err);
 void raw_info(const struct disk *disk, struct disk_info *ret);
 void raw_close(struct disk *disk);
+void raw_fds(const struct disk *disk, void (*keep)(void *ctx, int fd), void *ctx);
+void raw_forked(struct disk *disk, void *kept);
 extern const struct syscall_row raw_main_syscalls[];
 
 /* What a range is zeroed with where it is done by hand: RAW_ZERO_BYTES of them. */
@@ -143,6 +146,11 @@ int raw_ring_create(struct io_uring *ret, const struct raw_disk *d, unsigned dep
 	struct error *err) NEEDS_CHECK;
 /* The buffers, cut as the kernel takes them; freed by the disk. */
 int raw_fixed_set(struct raw_disk *d, const struct iovec *buffers, unsigned n, struct error *err) NEEDS_CHECK;
+/*
+ * A queue more of a process, which will have no more rights than its user: may it lock the buffers
+ * then? Main, stage 2.
+ */
+int raw_fixed_fit(struct raw_disk *d, struct error *err) NEEDS_CHECK;
 /* A read or write of one piece: through a registered buffer when it lies in one. Owner. */
 void raw_fixed_use(const struct raw_disk *d, struct io_uring_sqe *sqe);
 

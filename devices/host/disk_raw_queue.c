@@ -545,7 +545,9 @@ int raw_queue_create(struct disk_queue **ret, struct disk *disk, unsigned depth,
 	 * No io_uring (switched off by sysctl, a container's filter, no memory to lock): system
 	 * calls do the same.
 	 */
-	r = raw_ring_create(&q->ring, q->disk, depth, -1, err);
+	r = q->disk->forks ? raw_fixed_fit(q->disk, err) : 0;
+	if (r == 0)
+		r = raw_ring_create(&q->ring, q->disk, depth, -1, err);
 	if (r < 0) {
 		free(q);
 		return r;
@@ -557,6 +559,9 @@ int raw_queue_create(struct disk_queue **ret, struct disk *disk, unsigned depth,
 	disk->syscalls[q->has_ring ? 0 : 1] = q->has_ring ? ring_syscalls : plain_syscalls;
 	/* That was to see whether there are any: a ring belongs to one process. */
 	if (q->has_ring && q->disk->forks) {
+		/* Now: the end of the ring comes later, and what it locked counts until then. */
+		if (q->disk->nfixed)
+			io_uring_unregister_buffers(&q->ring);
 		io_uring_queue_exit(&q->ring);
 		disk->forked_syscalls = forked_syscalls;
 	}

@@ -11,18 +11,25 @@
 #include "devices/host/ring.h"
 
 enum { FIXED_MAX = GIB }; /* of one registered buffer: io_uring_register(2) */
+enum { RINGS_LOCK = 4 * MIB }; /* at most, on kernels that count a ring's own memory */
+
+static uint64_t fixed_bytes(const struct raw_disk *d)
+{
+	uint64_t bytes = 0;
+
+	for (unsigned i = 0; i < d->nfixed; i++)
+		bytes += d->fixed[i].iov_len;
+	return bytes;
+}
 
 static int no_buffers(int r, const struct raw_disk *d, struct error *err)
 {
 	struct rlimit lock = { 0 };
-	uint64_t bytes = 0;
 
 	if (r == -ENOSYS || r == -EPERM)
 		return error_set(err, ENOTSUP,
 			"fixed_buffers=on needs io_uring, which this host does not give (%s); leave it out, or see "
 			"/proc/sys/kernel/io_uring_disabled", strerror(-r));
-	for (unsigned i = 0; i < d->nfixed; i++)
-		bytes += d->fixed[i].iov_len;
 	getrlimit(RLIMIT_MEMLOCK, &lock);
 	if (r != -ENOMEM || lock.rlim_cur == RLIM_INFINITY)
 		return error_set(err, -r, "fixed_buffers=on: the guest's memory cannot be registered: %s; leave it out",
@@ -30,7 +37,26 @@ static int no_buffers(int r, const struct raw_disk *d, struct error *err)
 	return error_set(err, ENOMEM,
 		"fixed_buffers=on: each queue locks the guest's %llu MiB of memory, and %llu MiB may be locked; raise the "
 		"limit (ulimit -l, LimitMEMLOCK=), or leave it out",
-		(unsigned long long)(bytes / MIB), (unsigned long long)(lock.rlim_cur / MIB));
+		(unsigned long long)(fixed_bytes(d) / MIB), (unsigned long long)(lock.rlim_cur / MIB));
+}
+
+/* Its processes are started with that right. */
+static bool may_raise(const struct rlimit *now)
+{
+	const struct rlimit all = { RLIM_INFINITY, RLIM_INFINITY };
+
+	return setrlimit(RLIMIT_MEMLOCK, &all) == 0 && setrlimit(RLIMIT_MEMLOCK, now) == 0;
+}
+
+int raw_fixed_fit(struct raw_disk *d, struct error *err)
+{
+	struct rlimit now;
+
+	d->to_lock += fixed_bytes(d);
+	if (!d->nfixed || getrlimit(RLIMIT_MEMLOCK, &now) < 0 || now.rlim_max >= d->to_lock + RINGS_LOCK ||
+		may_raise(&now))
+		return 0;
+	return no_buffers(-ENOMEM, d, err);
 }
 
 int raw_ring_create(struct io_uring *ring, const struct raw_disk *d, unsigned depth, int tomb, struct error *err)
@@ -59,6 +85,8 @@ int raw_ring_create(struct io_uring *ring, const struct raw_disk *d, unsigned de
 	if (d->pass)
 		return error_set(err, ENOSYS,
 			"its commands need io_uring of Linux 5.19; see sysctl kernel.io_uring_disabled, or give the block device");
+	if (tomb >= 0)
+		return r;
 	return d->nfixed ? no_buffers(r, d, err) : 1;
 }
 

@@ -70,7 +70,8 @@ int ring_create(struct io_uring *ring, const struct ring_config *config)
 		r = restrict_ring(ring, config);
 	if (r == 0 && config->at_once)
 		r = io_uring_enable_rings(ring);
-	if (r < 0)
+	/* A process that inherits them is at its end then, and takes them along. */
+	if (r < 0 && !config->inherited)
 		io_uring_queue_exit(ring);
 	return r;
 }

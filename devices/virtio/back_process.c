@@ -366,6 +366,8 @@ static int make_process(struct back_process *bp, const struct device_env *env, s
 	r = see_limits(bp, err);
 	if (r == 0 && dev->pages && process_see(bp->process, dev->pages, dev->pages_bytes) < 0)
 		r = error_set(err, ENOSPC, "%s: its process shares too much", dev->id);
+	if (dev->locks_memory)
+		process_lock_memory(bp->process);
 	if (r == 0)
 		r = back_worker_create(&bp->inner, dev, &inside, err);
 	if (r == 0 && process_allow(bp->process, dev->forked_syscalls) < 0)
@@ -401,6 +403,8 @@ int back_process_create(struct back **ret, struct virtio_device *dev, const stru
 		r = loop_add_eventfd(env->main_loop, bp->notice, on_notice, bp, &bp->source);
 	if (r == 0)
 		r = device_main_calls(env, process_main_syscalls, err);
+	if (r == 0)
+		r = device_main_calls(env, process_caller_syscalls, err);
 	if (r == 0 && env->process)
 		r = env->process(env, bp->process, err);
 	if (r < 0) {

@@ -34,7 +34,9 @@
 #endif
 
 enum {
-	DRAIN_TURNS = 1000,      /* of a millisecond */
+	DRAIN_TURNS = 1000,
+	TURN_NS = 1000000,
+	NS_PER_S = 1000000000,
 	SOURCES = 1,             /* the config interrupt */
 };
 
@@ -277,15 +279,20 @@ static bool is_drained(const struct back_vdpa *b, const struct queue_setup *s)
 /* A disk returns all in the end; other devices keep buffers for what may come. */
 static void drain(const struct back_vdpa *b)
 {
-	const struct timespec turn = { 0, 1000000 };
+	struct timespec next;
 	bool busy = b->back.dev->type->id == VIRTIO_ID_BLK;
 
 	for (unsigned turns = 0; busy && turns < DRAIN_TURNS; turns++) {
 		busy = false;
 		for (unsigned i = 0; i < b->back.dev->nqueues; i++)
 			busy = busy || (b->ring[i].started && !is_drained(b, &b->ring[i].setup));
+		/* Until a time: after a stop in the middle "for so long" is another call. */
+		clock_gettime(CLOCK_MONOTONIC, &next);
+		next.tv_nsec += TURN_NS;
+		next.tv_sec += next.tv_nsec / NS_PER_S;
+		next.tv_nsec %= NS_PER_S;
 		if (busy)
-			clock_nanosleep(CLOCK_MONOTONIC, 0, &turn, NULL);
+			clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &next, NULL);
 	}
 }
 

@@ -247,18 +247,6 @@ static int bind_queues(struct blk *blk, const struct option_ints *list, struct e
 	return 0;
 }
 
-/* What one process cannot have, or cannot hand to the next. */
-static int check_isolation(const struct virtio_device *dev, const struct blk_options *o, struct error *err)
-{
-	if (!dev->isolated)
-		return 0;
-	if (o->fixed_buffers)
-		return error_set(err, EINVAL,
-			"--disk fixed_buffers=on: memory is not locked anew for each process; say isolation=thread, or "
-			"leave it out");
-	return 0;
-}
-
 static int blk_create(struct virtio_device *dev, const struct device_env *env, const void *options,
 	struct error *err)
 {
@@ -275,16 +263,9 @@ static int blk_create(struct virtio_device *dev, const struct device_env *env, c
 	r = bind_queues(blk, &o->affinity, err);
 	if (r)
 		return r;
-	r = check_isolation(dev, o, err);
-	if (r)
-		return r;
 	r = open_disk(&blk->disk, o, dev, err);
 	if (r)
 		return r;
-	if (dev->isolated && !blk->disk->ops->queue_forked)
-		return error_set(err, EINVAL,
-			"--disk path=%s: commands of a namespace cannot be taken over by another process; "
-			"say isolation=thread, or give its block device", o->path);
 	blk->disk->ops->info(blk->disk, &blk->info);
 	if (dev->isolated && blk->info.zoned.zone_size)
 		return error_set(err, EINVAL,
@@ -295,6 +276,7 @@ static int blk_create(struct virtio_device *dev, const struct device_env *env, c
 	blk->info.has_lifetime &= !dev->isolated;
 	blk->max_iov = MIN(MAX(dev->queue_size, 3u) - 2u, (unsigned)BLK_SEG_MAX) + BLK_IOV_EXTRA;
 	blk->writeback = 1;
+	dev->locks_memory = o->fixed_buffers;
 	blk->on_error = (enum blk_on_error)o->on_error;
 	dev->nqueues = (uint16_t)o->num_queues;
 	dev->poll_ns = (uint64_t)o->poll_us * 1000;

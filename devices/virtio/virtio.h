@@ -253,6 +253,7 @@ struct virtio_device {
 	/* const after create; whole pages that all lives of its process see, MADV_DONTFORK; NULL */
 	void *pages;
 	size_t pages_bytes;
+	bool locks_memory;                 /* const after create; the guest's, in each life */
 	/*
 	 * const after create: how long a worker that ran out of work looks for more before it
 	 * sleeps; 0: not at all

@@ -9,6 +9,7 @@ from cell import (BLOCKS, DEVICE, IOERR, OK, PAUSED, SIZE, UNAFFECTED, Cell, Wri
 from faultfs import FaultFs
 from machine import Skip
 
+VERY_SLOW = 30
 SLOW = 3    # seconds; what a guest waits for without an end, and a tenth of what it would give up after
 
 
@@ -23,12 +24,12 @@ class Medium:
         self.option = ("--disk", f"path={os.path.join(self.fs.path, 'victim')},format={form}")
 
 
-def through(form, arm, second, third, leaks=False, plain=False, final=(3,)):
+def through(form, arm, second, third, leaks=False, plain=False, final=(3,), cmdline=""):
     """Three rounds: sound, then under the fault, then without it again. `second` and `third` judge what the guest counted;
     None: that round has to be sound."""
     def case(bench):
         medium = Medium(bench, form)
-        w = Writer(bench, *medium.option, **({"preexec_fn": no_ring} if plain else {}))
+        w = Writer(bench, *medium.option, cmdline=cmdline, **({"preexec_fn": no_ring} if plain else {}))
         w.sound(1)
         medium.fs.faults = arm
         w.go(1)
@@ -230,7 +231,12 @@ def flush_fails(c):
     return c.flush == IOERR and not c.read_errors
 
 
+def very_slow(form):
+    return through(form, {"write": ("slow", VERY_SLOW)}, None, None, cmdline="patience=4")
+
+
 def cells():
+    yield Cell(f"one write takes {VERY_SLOW} s", "raw", UNAFFECTED, very_slow("raw"))
     for form in ("raw", "qcow2"):
         yield Cell("ENOSPC, told", form, DEVICE, full(form, "report"))
         yield Cell("ENOSPC", form, PAUSED, full(form, "enospc"))

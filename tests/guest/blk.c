@@ -317,6 +317,19 @@ static void test_steady(void)
 	check(blk_start(&b, b.v.features) && blk_works(&b, 0), "the disk works after a reset", "it does not");
 }
 
+/* Until the machine is ended. */
+static void test_resets(void)
+{
+	static struct blk b;
+
+	if (!blk_open(&b, 0))
+		return;
+	say("resetting\n");
+	while (vio_reset(&b.v) && blk_start(&b, b.v.features) && blk_works(&b, 0))
+		;
+	check(false, "the disk works after each reset", "status 0x%x", vio_status(&b.v));
+}
+
 static void test_readonly(void)
 {
 	static struct blk b;
@@ -336,6 +349,7 @@ static void test_readonly(void)
 const struct guest_test blk_tests[] = {
 	{ "blk", test_blk },
 	{ "blk-steady", test_steady },
+	{ "blk-resets", test_resets },
 	{ "readonly", test_readonly },
 	{ NULL, NULL },
 };

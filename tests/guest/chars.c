@@ -29,6 +29,11 @@ static void rng(void)
 	for (uint32_t i = 0; i < len; i++)
 		sum += big[i];
 	check(sum / len > 100 && sum / len < 155, "random bytes have the mean of random bytes", "%u", sum / len);
+	for (uint64_t i = arg_u64("rounds", 0); i; i--)
+		if (!vio_transfer(&v, 0, (struct vd_seg[]){ vio_seg(a, RNG_LEN) }, 0, 1, &len) || len != RNG_LEN) {
+			check(false, "each of many buffers is filled", "%u bytes, %u to go", len, (unsigned)i);
+			break;
+		}
 	check(vio_transfer(&v, 0, (struct vd_seg[]){ vio_seg(a, RNG_LEN), vio_seg(b, RNG_LEN) }, 1, 1, &len) ||
 			(vio_status(&v) & VIO_NEEDS_RESET), "a buffer the device may not write ends somehow", "no answer");
 	check(vio_negotiate(&v, vio_ring_features()) && vio_queue(&v, 0, 16), "it starts again", "status 0x%x",

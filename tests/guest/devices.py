@@ -126,11 +126,14 @@ def serial_socket(bench):
     data = bytes(range(256)) * 16
     p = bench.guest_start(f"test=serial-echo count={len(data)}", "--serial", f"socket={bench.path('serial')}")
     sock = bench.connect(bench.path("serial"))
-    # What the guest printed before we were connected is gone; its receiver holds what we send.
-    time.sleep(0.2)
+    # Not before: the guest empties its receiver when it begins.
+    got = b""
+    while b"listening" not in got:
+        piece = sock.recv(65536)
+        expect(piece, "it hangs up")
+        got += piece
     sender = threading.Thread(target=sock.sendall, args=(data,))
     sender.start()
-    got = b""
     while b"done " not in got or not got.endswith(b"\n"):
         piece = sock.recv(65536)
         if not piece:

@@ -297,10 +297,15 @@ void vio_ready(struct vio *v)
 
 int vio_wait(struct vio_queue *q, void **cookie, uint32_t *len)
 {
+	static uint64_t patience;
 	uint64_t start = cycles();
 	int r;
 
-	while ((r = vd_poll(&q->vd, cookie, len)) == 0 && cycles() - start < PATIENCE)
+	/* patience=: so many times as long, for hosts that are slow on purpose. */
+	if (!patience)
+		patience = PATIENCE * arg_u64("patience", 1);
+
+	while ((r = vd_poll(&q->vd, cookie, len)) == 0 && cycles() - start < patience)
 		relax();
 	return r;
 }

@@ -164,11 +164,34 @@ def bound_to_a_cpu(bench):
     bench.guest_run(words, *devices.disk(bench, num_queues=2, affinity="[0]", isolation="process"))
 
 
+def stop_and_go(p):
+    """All of the machine is stopped, while somebody waits for a process that does not answer."""
+    for _ in range(5):
+        time.sleep(0.1)
+        p.signal(signal.SIGSTOP)
+        time.sleep(0.1)
+        p.signal(signal.SIGCONT)
+
+
 def stopped(bench):
-    """A process that does not answer: another one does, after a while."""
+    """A process that does not answer main: another one does, after a while."""
     p = bench.guest_start("test=blk-steady rounds=100000 packed=0", *devices.disk(bench, isolation="process"))
     p.wait_for("steady")
     os.kill(devices.workers(p.p.pid)["_disk0_q0"], signal.SIGSTOP)
+    p.signal(signal.SIGTERM)
+    stop_and_go(p)
+    expect(p.finish() == 0, p.output)
+
+
+def stopped_with_its_machine(bench):
+    """A vCPU waits, in a reset of the device."""
+    p = bench.guest_start("test=blk-resets transport=pci packed=0", *devices.disk(bench, isolation="process"))
+    p.wait_for("resetting")
+    worker = devices.workers(p.p.pid)["_disk0_q0"]
+    os.kill(worker, signal.SIGSTOP)
+    time.sleep(1)
+    stop_and_go(p)
+    os.kill(worker, signal.SIGCONT)
     p.signal(signal.SIGTERM)
     expect(p.finish() == 0, p.output)
 
@@ -203,6 +226,7 @@ def cases():
     yield "net with a limit", net_with_a_limit
     yield "a process on one CPU", bound_to_a_cpu
     yield "a process that stops", stopped
+    yield "a process and its machine that stop", stopped_with_its_machine
     yield "terminal", terminal
     yield "terminal of a process", lambda b: terminal(b, ",isolation=process")
     yield "an image of a process", image_in_a_process

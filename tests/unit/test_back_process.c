@@ -50,6 +50,12 @@ Test(back_process, the_same_past_the_page_cache, .timeout = 600)
 	survives_kills(",direct=on", 1, VD_F_EVENT_IDX, 40);
 }
 
+/* Each life registers the guest's memory anew. */
+Test(back_process, the_same_with_registered_buffers, .timeout = 600)
+{
+	survives_kills(",fixed_buffers=on", 1, VD_F_EVENT_IDX, 40);
+}
+
 Test(back_process, it_serves_and_stops_and_serves_again, .timeout = 300)
 {
 	disk("", PRIG_DEATHS);

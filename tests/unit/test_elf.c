@@ -126,7 +126,7 @@ Test(elf, every_truncation_is_refused_without_a_byte_read_beyond)
 		cr_assert(parse(len) < 0, "accepted with %zu bytes", len);
 }
 
-Test(elf, a_segment_past_the_end_of_the_file_is_refused)
+Test(elf, cve_2022_23523_a_segment_past_the_end_of_the_file_is_refused)
 {
 	img_phdr(elf, 1)->p_offset = sizeof(elf) - IMG_DATA_SIZE + 1;
 	refused(EBADMSG, "truncated");

@@ -59,7 +59,7 @@ static void refused(struct options_jail o, int code, const char *words)
 	close(next);
 }
 
-Test(jail, a_link_is_not_followed_wherever_it_stands)
+Test(jail, cve_2026_1386_a_link_is_not_followed_wherever_it_stands)
 {
 	refused((struct options_jail){ .root = at.link }, ELOOP, "symbolic link");
 	refused((struct options_jail){ .root = at.through }, ELOOP, "symbolic link");

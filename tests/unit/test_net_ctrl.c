@@ -301,7 +301,7 @@ Test(net_ctrl, nt_06_a_table_larger_than_ours_lets_all_of_its_kind_in)
 	rig_free(f.rig);
 }
 
-Test(net_ctrl, nt_06_a_table_whose_count_is_not_its_length_is_refused)
+Test(net_ctrl, cve_2014_0150_a_table_whose_count_is_not_its_length_is_refused)
 {
 	static const uint32_t counts[] = { 1, 2, 0x10000000, 0x2aaaaaab, 0x7fffffff, 0xffffffff };
 	struct fixture f;

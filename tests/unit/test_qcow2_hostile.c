@@ -237,7 +237,7 @@ static void refused(struct rig *r, struct disk_config config, const char *senten
 	cr_assert(strstr(err.text, sentence), "%s", err.text);
 }
 
-Test(qcow2_hostile, backing_files_are_opened_only_when_allowed_named_plain_and_finite)
+Test(qcow2_hostile, cve_2024_4467_backing_files_are_opened_only_when_allowed_plain_and_finite)
 {
 	struct disk_config with = { .format = DISK_FORMAT_QCOW2, .backing_files = true };
 	struct disk_config without = qcow2;

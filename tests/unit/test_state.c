@@ -341,10 +341,25 @@ Test(state, a_right_checksum_does_not_make_a_wrong_stream_right)
 		"state of thing: found that of ''; restore with the same devices as when saving");
 	REFUSED_BODY("\5thing\2\0\377flag", DESC(flag, 2, 2),
 		"state of thing: it ends too early; the file is damaged or not one of ours");
+}
+
+Test(state, cve_2013_4151_a_count_larger_than_the_array_is_refused)
+{
+	static const struct state_field flag[] = { STATE_FIELD(struct thing, flag), STATE_END };
+
 	REFUSED_BODY("\5thing\2\0\4flag\5\377\377\0\0", DESC(flag, 2, 2),
 		"state of thing: field 'flag' has 65535 elements of type 5, must be 1 of type 5; "
 		"the "
 		"file is damaged or not one of ours");
+	REFUSED_BODY("\5thing\2\0\5words\3\6\0" "111122223333444455556666\0", DESC(fields_words, 2, 2),
+		"state of thing: field 'words' has 6 elements of type 3, must be 5 of type 3; the "
+		"file is damaged or not one of ours");
+}
+
+Test(state, cve_2023_50711_a_count_without_so_much_behind_it_is_refused)
+{
+	REFUSED_BODY("\5thing\2\0\5words\3\5\0" "111122223333", DESC(fields_words, 2, 2),
+		"state of thing: it ends too early; the file is damaged or not one of ours");
 }
 
 Test(state, a_writer_that_failed_stays_failed)

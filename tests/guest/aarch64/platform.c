@@ -8,14 +8,19 @@ enum { FR_RXFE = 0x10, FR_TXFF = 0x20, FR_TXFE = 0x80, CR_ON = 0x301, CR_LOOP = 
 enum { PERIPHERAL_ID = 0xfe0 };
 
 /* Until no bit of `bits` is set in the flags. */
-static bool uart_wait_off(uint32_t bits)
+static bool uart_wait_off_for(uint32_t bits, uint64_t most)
 {
 	uint64_t start = cycles();
 
 	while (read32(PL011 + FR) & bits)
-		if (cycles() - start > PATIENCE)
+		if (cycles() - start > most)
 			return false;
 	return true;
+}
+
+static bool uart_wait_off(uint32_t bits)
+{
+	return uart_wait_off_for(bits, PATIENCE);
 }
 
 static uint32_t id_of(uint64_t base)
@@ -79,7 +84,10 @@ static void serial_echo(void)
 	uint64_t left = arg_u64("count", 16);
 
 	write32(PL011 + CR, CR_ON);
-	say("listening\n");
+	/* Again and again: nobody may be connected yet. */
+	do
+		say("listening\n");
+	while (left && !uart_wait_off_for(FR_RXFE, PATIENCE / 400));
 	for (; left && uart_wait_off(FR_RXFE); left--) {
 		uint8_t c = (uint8_t)read32(PL011 + DR);
 

@@ -15,14 +15,19 @@ static void uart_out(enum uart reg, uint8_t v)
 	out8((uint16_t)(PORT_COM1 + reg), v);
 }
 
-static bool uart_wait(uint8_t bits)
+static bool uart_wait_for(uint8_t bits, uint64_t most)
 {
 	uint64_t start = cycles();
 
 	while ((uart_in(LSR) & bits) != bits)
-		if (cycles() - start > PATIENCE)
+		if (cycles() - start > most)
 			return false;
 	return true;
+}
+
+static bool uart_wait(uint8_t bits)
+{
+	return uart_wait_for(bits, PATIENCE);
 }
 
 /* Nothing is printed while the line is looped back. */
@@ -98,7 +103,10 @@ static void serial_echo(void)
 	uint64_t left = arg_u64("count", 16);
 
 	uart_out(FCR, 1);
-	say("listening\n");
+	/* Again and again: nobody may be connected yet. */
+	do
+		say("listening\n");
+	while (left && !uart_wait_for(LSR_DATA, PATIENCE / 400));
 	for (; left && uart_wait(LSR_DATA); left--) {
 		uint8_t c = uart_in(RBR);
 
