@@ -26,7 +26,7 @@
 
 enum { DEATHS_MAX = 10, WINDOW_S = 60, END_MS = 5000, NAME_MAX_LEN = 16 };
 enum { FORK_TURN_MS = 100, FORK_TURNS = 600 };
-enum { BEGIN = 'b', RESTART = 'r', GIVE_UP = 'g', PING = 'p' };
+enum { RESTART = 'r', GIVE_UP = 'g', PING = 'p' };
 
 struct process {
 	char name[NAME_MAX_LEN];
@@ -339,14 +339,9 @@ static int64_t seconds(void)
 static void keep(struct process *p, int children)
 {
 	struct watch w = { .p = p, .children = children };
-	struct pollfd word = { .fd = p->control, .events = POLLIN };
+	int64_t since = seconds();
 	unsigned deaths = 0;
-	int64_t since;
 
-	/* BEGIN, or what else main wishes first. */
-	ppoll(&word, 1, NULL, NULL);
-	obey(&w, 0);
-	since = seconds();
 	for (;;) {
 		char how[64];
 		int status;
@@ -541,11 +536,6 @@ static bool say(struct process *p, char word)
 {
 	/* A full channel: it was told often enough. */
 	return p->control >= 0 && (write(p->control, &word, 1) == 1 || errno == EAGAIN);
-}
-
-void process_begin(struct process *p)
-{
-	say(p, BEGIN);
 }
 
 bool process_alive(struct process *p)

@@ -80,9 +80,7 @@ int process_make_filters(struct process *p, enum sandbox_mode mode, struct error
 
 /*
  * Main, stage 3, while rights are left and there is one thread: the keepers of all in the list,
- * each without the memory that the others share. `confine`: how a child gives up the rest. They
- * seal themselves and wait for process_begin(), so that what a machine has to do before its first
- * instruction need not share the processors with the first life of each.
+ * each without the memory that the others share. `confine`: how a child gives up the rest.
  */
 int process_fork_all(struct process *const *list, unsigned n, enum sandbox_mode mode,
 	const struct sandbox_confine_config *confine, struct error *err) NEEDS_CHECK;
@@ -92,8 +90,6 @@ bool process_forked(const struct process *p);
 int process_watch(struct process *p, struct loop *loop, struct error *err) NEEDS_CHECK;
 
 /* Any thread, where SIGPIPE is ignored; they write to a socket and do nothing else. */
-/* The first life may begin; any other word lets it begin too. */
-void process_begin(struct process *p);
 /* Is the keeper there? */
 bool process_alive(struct process *p);
 /* Kill the worker process; it is started again. */

@@ -456,8 +456,6 @@ int vm_start(struct vm *vm, struct error *err)
 	}
 	vm->state = VM_RUNNING;
 	vm_release(vm);
-	for (unsigned i = 0; i < vm->nprocesses; i++)
-		process_begin(vm->processes[i]);
 	return 0;
 }
 

@@ -113,7 +113,6 @@ RIG void prig_make(const struct device_type *row, const char *text, unsigned dea
 	cr_assert_eq(p.rig.root->ops->start(p.rig.root, &p.rig.err), 0);
 	cr_assert_eq(process_fork_all(&p.process, 1, SANDBOX_KILL, NULL, &p.rig.err), 0, "%s", p.rig.err.text);
 	cr_assert_eq(process_watch(p.process, p.rig.main_loop, &p.rig.err), 0);
-	process_begin(p.process);
 }
 
 RIG void prig_end(void)

@@ -68,19 +68,13 @@ static void make(void (*main)(void *ctx, int tomb), size_t shared)
 	board = process_shared(p);
 }
 
-static void fork_keeper(enum sandbox_mode mode, const struct sandbox_confine_config *confine)
+static void start(enum sandbox_mode mode, const struct sandbox_confine_config *confine)
 {
 	struct error err;
 
 	cr_assert_eq(process_make_filters(p, mode, &err), 0, "%s", err.text);
 	cr_assert_eq(process_fork_all(&p, 1, mode, confine, &err), 0, "%s", err.text);
 	cr_assert_eq(process_watch(p, loop, &err), 0);
-}
-
-static void start(enum sandbox_mode mode, const struct sandbox_confine_config *confine)
-{
-	fork_keeper(mode, confine);
-	process_begin(p);
 }
 
 static void end(void)
@@ -126,20 +120,6 @@ Test(process, it_is_started_again_until_it_dies_too_often, .timeout = 180)
 	cr_assert_eq(board->lives, 5);
 	cr_assert(!process_alive(p));
 	end();
-}
-
-Test(process, the_first_life_waits_for_its_word, .timeout = 180)
-{
-	make(live, 4096);
-	fork_keeper(SANDBOX_OFF, NULL);
-	usleep(100000);
-	cr_assert_eq(atomic_load(&board->lives), 0);
-	process_begin(p);
-	cr_assert(until(&board->lives, 1));
-	end();
-	make(live, 4096);
-	fork_keeper(SANDBOX_OFF, NULL);
-	end(); /* before it ever had one */
 }
 
 Test(process, what_main_asks_for_does_not_count_as_a_death, .timeout = 180)
@@ -327,12 +307,9 @@ static void try(void *ctx, int tomb)
 static int in_stage_3(void *ctx, const struct sandbox_confine_config *config, struct error *err)
 {
 	struct process *both[] = { p, loot.other };
-	int r = process_fork_all(both, 2, has_filter ? SANDBOX_KILL : SANDBOX_OFF, config, err);
 
 	(void)ctx;
-	for (size_t i = 0; i < ARRAY_SIZE(both) && r == 0; i++)
-		process_begin(both[i]);
-	return r;
+	return process_fork_all(both, 2, has_filter ? SANDBOX_KILL : SANDBOX_OFF, config, err);
 }
 
 static void stay(void *ctx, int tomb)
