@@ -4,7 +4,7 @@
  */
 #include "devices/host/gather.h"
 
-unsigned gather_want(struct gather *g, unsigned in_flight)
+unsigned gather_want(struct gathering *g, unsigned in_flight)
 {
 	if (in_flight < GATHER_LEAST)
 		return 0;
@@ -15,14 +15,14 @@ unsigned gather_want(struct gather *g, unsigned in_flight)
 	return in_flight / GATHER_PART;
 }
 
-uint64_t gather_patience(const struct gather *g, unsigned want)
+uint64_t gather_patience(const struct gathering *g, unsigned want)
 {
 	if (!g->gap)
 		return GATHER_NS;
 	return MIN(MAX(GATHER_USUAL * g->gap * want, (uint64_t)GATHER_NS_LEAST), (uint64_t)GATHER_NS);
 }
 
-void gather_got(struct gather *g, unsigned want, unsigned got, uint64_t took_ns)
+void gather_got(struct gathering *g, unsigned want, unsigned got, uint64_t took_ns)
 {
 	/* A few that are late do not make it a wait in vain. */
 	if (got > want / 2) {

@@ -27,17 +27,17 @@ enum {
 	GATHER_SKIP_MAX = 63,
 };
 
-struct gather {
+struct gathering {
 	unsigned skip; /* chances to pass over after the last wait in vain */
 	unsigned wait; /* of those, still to come */
 	uint64_t gap;  /* ns from one completion to the next, smoothed; 0: not known */
 };
 
 /* How many to wait for now; 0: do not wait. Each question is a chance. */
-unsigned gather_want(struct gather *g, unsigned in_flight);
+unsigned gather_want(struct gathering *g, unsigned in_flight);
 /* How long, ns. */
-uint64_t gather_patience(const struct gather *g, unsigned want);
+uint64_t gather_patience(const struct gathering *g, unsigned want);
 /* So many had come when the wait ended, after so long. */
-void gather_got(struct gather *g, unsigned want, unsigned got, uint64_t took_ns);
+void gather_got(struct gathering *g, unsigned want, unsigned got, uint64_t took_ns);
 
 #endif

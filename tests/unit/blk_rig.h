@@ -196,6 +196,7 @@ BLK_RIG void refuser_put(struct fixture *f, int (*refuse)(struct disk_request *r
 		.refuse = refuse };
 	refuser.ops.start = refuser_start;
 	refuser.ops.submit = refuser_submit;
+	refuser.ops.gather = NULL;
 	refuser.ops.drain = refuser_drain;
 	f->blk->disk->ops = &refuser.ops;
 }

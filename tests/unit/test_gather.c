@@ -7,7 +7,7 @@
 #include "devices/host/gather.h"
 
 /* A chance with n in flight on a disk that ends one each `gap` ns; ns that were waited. */
-static uint64_t wait_once(struct gather *g, unsigned n, uint64_t gap)
+static uint64_t wait_once(struct gathering *g, unsigned n, uint64_t gap)
 {
 	unsigned want = gather_want(g, n);
 	uint64_t most, took;
@@ -24,7 +24,7 @@ static uint64_t wait_once(struct gather *g, unsigned n, uint64_t gap)
 
 Test(gather, few_are_not_waited_for)
 {
-	struct gather g = { 0 };
+	struct gathering g = { 0 };
 
 	for (unsigned n = 0; n < GATHER_LEAST; n++)
 		cr_assert_eq(gather_want(&g, n), 0);
@@ -34,7 +34,7 @@ Test(gather, few_are_not_waited_for)
 Test(gather, a_disk_that_keeps_going_is_waited_for_each_time)
 {
 	for (uint64_t gap = 100; gap < GATHER_NS / 32; gap *= 2) {
-		struct gather g = { 0 };
+		struct gathering g = { 0 };
 
 		for (unsigned i = 0; i < 1000; i++)
 			cr_assert_eq(wait_once(&g, 128, gap), 32 * gap, "gap %llu", (unsigned long long)gap);
@@ -43,7 +43,7 @@ Test(gather, a_disk_that_keeps_going_is_waited_for_each_time)
 
 Test(gather, a_slow_disk_is_hardly_waited_for)
 {
-	struct gather g = { 0 };
+	struct gathering g = { 0 };
 	unsigned waits = 0;
 
 	for (unsigned i = 0; i < 6400; i++)
@@ -53,7 +53,7 @@ Test(gather, a_slow_disk_is_hardly_waited_for)
 
 Test(gather, the_rest_of_a_burst_is_not_waited_for_long)
 {
-	struct gather g = { 0 };
+	struct gathering g = { 0 };
 
 	for (unsigned i = 0; i < 100; i++)
 		wait_once(&g, 128, 1000);
@@ -63,7 +63,7 @@ Test(gather, the_rest_of_a_burst_is_not_waited_for_long)
 
 Test(gather, a_disk_that_became_slower_is_understood)
 {
-	struct gather g = { 0 };
+	struct gathering g = { 0 };
 	unsigned waits = 0;
 
 	for (unsigned i = 0; i < 100; i++)
@@ -77,7 +77,7 @@ Test(gather, a_disk_that_became_slower_is_understood)
 
 Test(gather, no_numbers_lead_beyond_what_is_agreed)
 {
-	struct gather g = { 0 };
+	struct gathering g = { 0 };
 	uint32_t seed = 1;
 
 	for (unsigned i = 0; i < 100000; i++) {
