@@ -4,6 +4,7 @@ import fcntl
 import gzip
 import os
 import pty
+import random
 import signal
 import socket
 import struct
@@ -29,6 +30,7 @@ if PC: # elsewhere the emulated host has no qemu-storage-daemon
     NAMES.append("vhost-user qemu pci plain")
 
 IO_URING_SETUP = 425
+FUTEX = 202 if PC else 98
 
 
 def no_io_uring():
@@ -183,13 +185,31 @@ def stopped(bench):
     expect(p.finish() == 0, p.output)
 
 
+def vcpu_waits(pid):
+    """Does the first vCPU sleep on a futex?"""
+    for task in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{task}/comm") as f:
+            if f.read().strip() != "vcpu0":
+                continue
+        with open(f"/proc/{pid}/task/{task}/syscall") as f:
+            return f.read().startswith(f"{FUTEX} ")
+    return False
+
+
 def stopped_with_its_machine(bench):
-    """A vCPU waits, in a reset of the device."""
+    """A vCPU waits, in a reset of the device; not one whose guest waits for the disk."""
     p = bench.guest_start("test=blk-resets transport=pci packed=0", *devices.disk(bench, isolation="process"))
     p.wait_for("resetting")
     worker = devices.workers(p.p.pid)["_disk0_q0"]
-    os.kill(worker, signal.SIGSTOP)
-    time.sleep(1)
+    end = time.monotonic() + HANG
+    while True:
+        os.kill(worker, signal.SIGSTOP)
+        time.sleep(0.1)
+        if vcpu_waits(p.p.pid):
+            break
+        os.kill(worker, signal.SIGCONT)
+        expect(time.monotonic() < end, "no vCPU is found waiting for the disk's process")
+        time.sleep(random.uniform(0, 0.02))
     stop_and_go(p)
     os.kill(worker, signal.SIGCONT)
     p.signal(signal.SIGTERM)
