@@ -6,6 +6,7 @@
 #include <sched.h>
 #include <time.h>
 
+#include "tests/unit/rounds.h"
 #include "tests/unit/virtio_rig.h"
 
 enum { SOON_MS = 5000, NEVER_MS = 50 };
@@ -195,7 +196,7 @@ static void *config_writer(void *ctx)
 {
 	struct virtio_config *c = ctx;
 
-	for (uint32_t i = 0; i < 200000; i++) {
+	for (uint32_t i = 0, n = rounds(200000); i < n; i++) {
 		uint32_t pair[2] = { i, ~i };
 
 		virtio_config_write(c, 0, pair, sizeof(pair));
@@ -211,7 +212,7 @@ Test(back, a_config_read_is_never_torn)
 	virtio_config_write(&f->dev->config, 0, pair, sizeof(pair));
 	cr_assert_eq(pthread_create(&a, NULL, config_writer, &f->dev->config), 0);
 	cr_assert_eq(pthread_create(&b, NULL, config_writer, &f->dev->config), 0);
-	for (unsigned i = 0; i < 200000; i++) {
+	for (unsigned i = 0, n = rounds(200000); i < n; i++) {
 		virtio_config_read(&f->dev->config, 0, pair, sizeof(pair));
 		cr_assert_eq(pair[0], ~pair[1]);
 	}

@@ -10,8 +10,9 @@
 
 #include "devices/virtio/queue_private.h"
 #include "tests/driver/harness.h"
+#include "tests/unit/rounds.h"
 
-enum { SIZE = 8, ENOUGH = 5000 };
+enum { SIZE = 8, ENOUGH = 2000 };
 
 struct racer {
 	struct harness *h;
@@ -83,14 +84,14 @@ static void race(bool is_packed)
 {
 	uint64_t features = VD_F_INDIRECT | (is_packed ? VD_F_PACKED : 0);
 	struct racer r = { .h = harness_new(SIZE, features), .packed = is_packed };
-	unsigned good = 0, broken = 0;
+	unsigned good = 0, broken = 0, enough = rounds(ENOUGH);
 	struct vring_avail *a = harness_at(r.h, HARNESS_AVAIL);
 	uint64_t bytes = 0;
 	pthread_t thread;
 
 	cr_assert_eq(pthread_create(&thread, NULL, rewrite, &r), 0);
 	/* The timeout ends a test in which one of them never comes. */
-	while (good < ENOUGH || broken < ENOUGH) {
+	while (good < enough || broken < enough) {
 		struct chain *c;
 		int got;
 
