@@ -40,7 +40,7 @@ struct disk_queue {
 	unsigned nplain;             /* const; raw_queue_start() takes: 1 reads, 2 writes, too */
 	struct io_uring ring;        /* owner */
 	unsigned in_flight;          /* owner; started, not done */
-	struct gathering gather;        /* owner */
+	struct gathering gather;     /* owner */
 	bool enabled, inside;        /* owner; inside: submit() is on the stack */
 	bool finished;               /* owner; done was called since the last batch_done */
 	struct disk_request *head, **tail; /* owner; to be executed next, without a ring */

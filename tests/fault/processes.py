@@ -86,6 +86,16 @@ def stopped_while_it_waits(bench):
     expect(status == 0, f"exit status {status}\n{w.p.output[-2000:]}")
 
 
+def waits_until(w, go_on):
+    """Nobody serves round 2 for a while: its requests wait, and nothing else does. go_on() has them served."""
+    w.go(1)
+    time.sleep(1)
+    expect(w.at() < 2, "nobody serves it")
+    quiet(w.p)
+    go_on()
+    w.goes_on_to_the_end()
+
+
 def hung(form):
     """The process stands still for a while: so do its requests, and nothing else."""
     def case(bench):
@@ -95,12 +105,7 @@ def hung(form):
         w.sound(1)
         pid = worker_of(w.p, "_disk0_q0")
         os.kill(pid, signal.SIGSTOP)
-        w.go(1)
-        time.sleep(1)
-        expect(w.at() < 2, "it is stopped")
-        quiet(w.p)
-        os.kill(pid, signal.SIGCONT)
-        w.goes_on_to_the_end()
+        waits_until(w, lambda: os.kill(pid, signal.SIGCONT))
         after(path, form, (3,))
     return case
 
@@ -119,12 +124,7 @@ def keeper_hung(bench):
     keeper, pid = keeper_of(w.p, "_disk0_q0"), worker_of(w.p, "_disk0_q0")
     os.kill(keeper, signal.SIGSTOP)
     os.kill(pid, signal.SIGKILL)
-    w.go(1)
-    time.sleep(1)
-    expect(w.at() < 2, "nobody serves it")
-    quiet(w.p)
-    os.kill(keeper, signal.SIGCONT)
-    w.goes_on_to_the_end()
+    waits_until(w, lambda: os.kill(keeper, signal.SIGCONT))
     after(path, "raw", (3,))
 
 
@@ -158,12 +158,7 @@ def no_process_for_a_life(bench):
         put(f"{group}/pids.max", "1")
         os.kill(pid, signal.SIGKILL)
         w.p.wait_for("cannot fork")
-        w.go(1)
-        time.sleep(1)
-        expect(w.at() < 2, "nobody serves it")
-        quiet(w.p)
-        put(f"{group}/pids.max", "max")
-        w.goes_on_to_the_end()
+        waits_until(w, lambda: put(f"{group}/pids.max", "max"))
         after(path, "raw", (3,))
     finally:
         bench.end_all()
